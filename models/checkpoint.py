@@ -1,0 +1,108 @@
+"""Files of tensors and JSON, never pickles: training checkpoints, networks and their exports."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.networks.build import build_network
+from models.spec import NetworkSpec
+
+WEIGHTS, SPEC, PROGRAM = "network.safetensors", "network.json", "network.pt2"
+# The one key of a safetensors header under which all JSON travels.
+VALUES = "values"
+
+
+class CheckpointError(Exception):
+    """A file that is not what it should be: which one, and what is wrong with it."""
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None
+) -> None:
+    """Write tensors and a JSON-able mapping as one file, wholly or not at all."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {VALUES: json.dumps(dict(values or {}), allow_nan=False)}
+    _replace(path, lambda temporary: save_file(flat, temporary, metadata=header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            values = json.loads((file.metadata() or {}).get(VALUES, "{}"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    return tensors, values
+
+
+def save_network(folder: Path, spec: NetworkSpec, module: nn.Module) -> None:
+    """Write the weights and the spec that says what they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS, module.state_dict())
+    text = spec.model_dump_json(indent=2) + "\n"
+    _replace(folder / SPEC, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def load_spec(folder: Path) -> NetworkSpec:
+    """Read the spec of a saved network."""
+    path = folder / SPEC
+    try:
+        return NetworkSpec.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} is not a network's spec: {error}") from error
+
+
+def load_network(folder: Path) -> nn.Module:
+    """Build a saved network and fill it, in evaluation mode; every tensor must find its place."""
+    module = build_network(load_spec(folder), generator=torch.Generator())
+    tensors, _ = load_tensors(folder / WEIGHTS)
+    floats = {tensor.dtype for tensor in tensors.values()}
+    if len(floats) == 1:
+        module.to(floats.pop())
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit {SPEC}: {error}") from error
+    return module.eval()
+
+
+def export(folder: Path, spec: NetworkSpec, module: nn.Module, example: Tensor) -> None:
+    """Save the network, and beside it the program that plain torch runs at any batch size.
+
+    `example` is a batch of at least two inputs: a batch of one would be taken as a constant.
+    """
+    if len(example) < 2:
+        raise ValueError(f"example holds {len(example)} inputs, but export needs at least 2")
+    save_network(folder, spec, module)
+    was_training = module.training
+    program = torch.export.export(
+        module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
+    module.train(was_training)
+    _replace(folder / PROGRAM, lambda temporary: torch.export.save(program, temporary))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a new file in the same folder, then put it in the place of the old."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,283 @@
+"""A found network as an SVG of text alone: for every searched layer a panel with its structure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from math import sqrt
+from typing import assert_never
+
+from models.cost import dense_cost, layer_cost, rectangle_size, structure_size
+from models.spec import (
+    BlockDiagonal,
+    Dense,
+    Gblr,
+    LayerSpec,
+    LowRank,
+    NetworkSpec,
+    Rectangle,
+    Structure,
+)
+
+# Pixels. Every matrix gets the same area, in its own proportions, so that small layers can be read;
+# its true size stands in the label.
+AREA, LONGEST, SHORTEST = 112.0**2, 240.0, 6.0
+MARGIN, GAP, LABEL, CELL = 28.0, 30.0, 44.0, 132.0
+MOST_IN_A_LINE = 6
+TIMES = "\N{MULTIPLICATION SIGN}"
+PAPER, FIELD, FRAME, INK, FAINT = "#faf9f6", "#ffffff", "#cfcabf", "#23211d", "#777067"
+COLOURS = {
+    "dense": "#857f74",
+    "low rank": "#b8562c",
+    "block diagonal": "#2c7a57",
+    "rectangles": "#2a5ca8",
+    "tiles": "#6b3fa0",
+}
+
+
+def draw(network: NetworkSpec, eligible: Sequence[str]) -> str:
+    """Draw the eligible layers, a line for each block, with what each costs and holds."""
+    layers = [layer for layer in network.layers if layer.name in set(eligible)]
+    lines = list(_lines(layers))
+    widths = [
+        max(CELL, *(_size(line[place]).width for line in lines if place < len(line)))
+        for place in range(max(map(len, lines), default=0))
+    ]
+    top = MARGIN + 82
+    parts = [_heading(network, layers), _legend(layers)]
+    for line in lines:
+        x = MARGIN
+        block = line[0].name.rpartition(".")[0]
+        if block:
+            parts.append(_text(block, x, top, size=13, weight=600))
+            parts.append(_rule(x + 9.0 * len(block) + 6, top - 4, _width(widths) - MARGIN))
+            top += 22
+        for layer, width in zip(line, widths, strict=False):
+            parts.append(_panel(layer, x=x, y=top))
+            x += width + GAP
+        top += LABEL + max(_size(layer).height for layer in line) + GAP
+    height = top - GAP + MARGIN
+    return _page(f"{network.model.kind} network", parts, width=_width(widths), height=height)
+
+
+def draw_structure(structure: Structure, *, rows: int, columns: int) -> str:
+    """Draw one structure alone."""
+    layer = LayerSpec(name="matrix", rows=rows, columns=columns, structure=structure)
+    size = _size(layer)
+    box = _Box(1, 1, size.width, size.height)
+    parts = _matrix(layer, box)
+    return _page(_named(structure), parts, width=box.width + 2, height=box.height + 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A rectangle on the page."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def part(self, x: float, y: float, width: float, height: float) -> "_Box":
+        """A part given in shares of this box, never thinner than can be seen."""
+        return _Box(
+            self.x + x * self.width,
+            self.y + y * self.height,
+            max(width * self.width, 1.2),
+            max(height * self.height, 1.2),
+        )
+
+    def svg(self, fill: str, opacity: float, *, edge: str = "none") -> str:
+        """The element."""
+        return (
+            f'<rect x="{self.x:.2f}" y="{self.y:.2f}" width="{self.width:.2f}" '
+            f'height="{self.height:.2f}" fill="{fill}" fill-opacity="{opacity:.3f}" '
+            f'stroke="{edge}" stroke-opacity="0.8"/>'
+        )
+
+
+def _lines(layers: Sequence[LayerSpec]) -> Iterator[list[LayerSpec]]:
+    for _, group in groupby(layers, key=lambda layer: layer.name.rpartition(".")[0]):
+        block = list(group)
+        for start in range(0, len(block), MOST_IN_A_LINE):
+            yield block[start : start + MOST_IN_A_LINE]
+
+
+def _size(layer: LayerSpec) -> _Box:
+    scale = sqrt(AREA / (layer.rows * layer.columns))
+    scale = min(scale, LONGEST / max(layer.rows, layer.columns))
+    return _Box(0, 0, max(SHORTEST, layer.columns * scale), max(SHORTEST, layer.rows * scale))
+
+
+def _width(widths: Sequence[float]) -> float:
+    return max(2 * MARGIN + sum(widths) + GAP * (len(widths) - 1), 400.0)
+
+
+def _panel(layer: LayerSpec, *, x: float, y: float) -> str:
+    size = _size(layer)
+    share = layer_cost(layer, "macs") / dense_cost(layer, "macs")
+    shape = f"{layer.rows} {TIMES} {layer.columns}, {_percent(share)}"
+    label = [
+        _text(layer.name.rpartition(".")[2], x, y + 4, size=13, weight=600),
+        _text(_named(layer.structure), x, y + 19, size=11),
+        _text(shape, x, y + 33, size=11, ink=FAINT),
+    ]
+    box = _Box(x, y + LABEL, size.width, size.height)
+    return _group(_sentence(layer), [*label, *_matrix(layer, box)])
+
+
+def _matrix(layer: LayerSpec, box: _Box) -> list[str]:
+    field = box.svg(FIELD, 1, edge=FRAME)
+    drawn = _structure(layer.structure, box, rows=layer.rows, columns=layer.columns)
+    frame = box.svg("none", 1, edge=FRAME)
+    return [field, *drawn, frame]
+
+
+def _structure(structure: Structure, box: _Box, *, rows: int, columns: int) -> list[str]:
+    match structure:
+        case Dense():
+            return [box.svg(COLOURS["dense"], 0.7)]
+        case LowRank(rank=rank):
+            # The two factors at their true sizes: U along the left edge, V^T along the top.
+            colour = COLOURS["low rank"]
+            return [
+                box.svg(colour, 0.12),
+                box.part(0, 0, rank / columns, 1).svg(colour, 0.75),
+                box.part(0, 0, 1, rank / rows).svg(colour, 0.75),
+            ]
+        case BlockDiagonal(blocks=blocks):
+            return list(_blocks(blocks, box, rows=rows, columns=columns))
+        case Gblr(rectangles=rectangles):
+            most = max((rectangle.rank for rectangle in rectangles), default=1)
+            largest_first = sorted(rectangles, key=lambda one: -one.row_count * one.column_count)
+            return [
+                _rectangle(one, box, rows=rows, columns=columns, strength=one.rank / most)
+                for one in largest_first
+            ]
+        case _:
+            assert_never(structure)
+
+
+def _blocks(blocks: int, box: _Box, *, rows: int, columns: int) -> Iterator[str]:
+    height, width = -(-rows // blocks), -(-columns // blocks)
+    for block in range(blocks):
+        top, left = block * height, block * width
+        if top < rows and left < columns:
+            tall, wide = min(height, rows - top), min(width, columns - left)
+            part = box.part(left / columns, top / rows, wide / columns, tall / rows)
+            yield part.svg(COLOURS["block diagonal"], 0.75, edge=FIELD)
+
+
+def _rectangle(rectangle: Rectangle, box: _Box, *, rows: int, columns: int, strength: float) -> str:
+    colour = COLOURS["tiles" if rectangle.is_tile else "rectangles"]
+    pieces = [
+        box.part(left / columns, top / rows, wide / columns, tall / rows).svg(
+            colour, 0.14 + 0.46 * strength, edge=colour
+        )
+        for top, tall in _turns(rectangle.row_start, rectangle.row_count, rows)
+        for left, wide in _turns(rectangle.column_start, rectangle.column_count, columns)
+    ]
+    return _group(_rectangle_sentence(rectangle), pieces)
+
+
+def _turns(start: int, count: int, length: int) -> list[tuple[int, int]]:
+    """The (start, count) of what lies before the border, and of what wraps around it."""
+    here = min(count, length - start)
+    return [(start, here)] if here == count else [(start, here), (0, count - here)]
+
+
+def _named(structure: Structure) -> str:
+    match structure:
+        case Dense():
+            return "dense"
+        case LowRank(rank=rank):
+            return f"low rank, {rank}"
+        case BlockDiagonal(blocks=blocks):
+            return f"{blocks} diagonal blocks"
+        case Gblr(rectangles=rectangles):
+            ranks = sum(rectangle.rank for rectangle in rectangles)
+            plural = "" if len(rectangles) == 1 else "s"
+            return f"{len(rectangles)} rectangle{plural}, rank {ranks}"
+        case _:
+            assert_never(structure)
+
+
+def _sentence(layer: LayerSpec) -> str:
+    size = structure_size(layer.structure, rows=layer.rows, columns=layer.columns)
+    return (
+        f"{layer.name}: {_named(layer.structure)}; {size:,} of {layer.rows * layer.columns:,} "
+        f"numbers, {layer_cost(layer, 'macs'):,} MACs a sample"
+    )
+
+
+def _rectangle_sentence(rectangle: Rectangle) -> str:
+    kind = "dense tile" if rectangle.is_tile else f"rank {rectangle.rank}"
+    return (
+        f"{kind}: {rectangle.row_count} rows from {rectangle.row_start}, "
+        f"{rectangle.column_count} columns from {rectangle.column_start}, "
+        f"{rectangle_size(rectangle):,} numbers"
+    )
+
+
+def _heading(network: NetworkSpec, layers: Sequence[LayerSpec]) -> str:
+    cost = sum(layer_cost(layer, "macs") for layer in layers)
+    dense = sum(dense_cost(layer, "macs") for layer in layers)
+    share = f"{cost:,} of {dense:,} MACs a sample, {_percent(cost / max(dense, 1))} of dense"
+    plural = "layer" if len(layers) == 1 else "layers"
+    title = f"{network.model.kind} network, {len(layers)} searched {plural}"
+    return _text(title, MARGIN, MARGIN + 8, size=16, weight=700) + _text(
+        share, MARGIN, MARGIN + 28, size=12
+    )
+
+
+def _legend(layers: Sequence[LayerSpec]) -> str:
+    x, parts = MARGIN, []
+    for name, colour in COLOURS.items():
+        if any(name in _colours(layer.structure) for layer in layers):
+            parts.append(_Box(x, MARGIN + 41, 11, 11).svg(colour, 0.75))
+            parts.append(_text(name, x + 17, MARGIN + 51, size=11, ink=FAINT))
+            x += 36 + 6.4 * len(name)
+    return "".join(parts)
+
+
+def _colours(structure: Structure) -> set[str]:
+    match structure:
+        case Dense():
+            return {"dense"}
+        case LowRank():
+            return {"low rank"}
+        case BlockDiagonal():
+            return {"block diagonal"}
+        case Gblr(rectangles=rectangles):
+            return {"tiles" if rectangle.is_tile else "rectangles" for rectangle in rectangles}
+        case _:
+            assert_never(structure)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _text(text: str, x: float, y: float, *, size: int, weight: int = 400, ink: str = INK) -> str:
+    return (
+        f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" font-weight="{weight}" '
+        f'fill="{ink}">{escape(text)}</text>'
+    )
+
+
+def _rule(start: float, y: float, end: float) -> str:
+    return f'<path d="M{start:.2f} {y:.2f}H{end:.2f}" stroke="{FRAME}" stroke-width="0.8"/>'
+
+
+def _group(title: str, parts: Sequence[str]) -> str:
+    return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
+
+
+def _page(title: str, parts: Sequence[str], *, width: float, height: float) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" height="{height:.0f}" role="img" '
+        f'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif">'
+        f"<title>{escape(title)}</title>"
+        f"{_Box(0, 0, width, height).svg(PAPER, 1)}{''.join(parts)}</svg>\n"
+    )

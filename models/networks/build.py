@@ -1,0 +1,30 @@
+"""From a network's spec to its module, whose layers lie under the names in its table."""
+
+from functools import partial
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from models.networks.factory import Linear
+from models.networks.matrix import MatrixNetwork
+from models.networks.mlp import MlpNetwork
+from models.networks.vit import VitNetwork
+from models.spec import Matrix, Mlp, NetworkSpec, Vit
+from models.structured.build import layer_of
+
+
+def build_network(
+    spec: NetworkSpec, *, generator: torch.Generator, linear: Linear | None = None
+) -> nn.Module:
+    """The network, initialised from scratch; `linear` makes each layer, the table's by default."""
+    make = linear or partial(layer_of, generator=generator)
+    match spec.model:
+        case Mlp():
+            return MlpNetwork(spec, make)
+        case Vit():
+            return VitNetwork(spec, spec.model, make, generator)
+        case Matrix():
+            return MatrixNetwork(spec, make)
+        case _:
+            assert_never(spec.model)

@@ -1,0 +1,271 @@
+"""What a structure, a layer and a network are: frozen data, no tensor, no torch.
+
+A matrix is `rows x columns`; a layer's input is its columns, its output its rows.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal, assert_never
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    model_validator,
+)
+
+
+class Spec(BaseModel):
+    """A frozen value that refuses unknown fields and travels as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- structures ---------------------------------------------------------------------------------
+
+
+class Dense(Spec):
+    """Every entry free."""
+
+    kind: Literal["dense"] = "dense"
+
+
+class LowRank(Spec):
+    """W = U V^T with `rank` columns in U and V."""
+
+    kind: Literal["low_rank"] = "low_rank"
+    rank: PositiveInt
+
+
+class BlockDiagonal(Spec):
+    """`blocks` equal dense blocks on the diagonal; sizes that do not divide are padded up."""
+
+    kind: Literal["block_diagonal"] = "block_diagonal"
+    blocks: PositiveInt
+
+
+class Rectangle(Spec):
+    """`rank` rank-1 terms on one rectangle, which may wrap around the border (cyclic).
+
+    A rectangle whose factors would hold more numbers than it has entries is a dense tile.
+    """
+
+    row_start: NonNegativeInt
+    row_count: PositiveInt
+    column_start: NonNegativeInt
+    column_count: PositiveInt
+    rank: PositiveInt
+
+    @property
+    def is_tile(self) -> bool:
+        """Whether the dense tile is no larger than the two factors."""
+        factors = self.rank * (self.row_count + self.column_count)
+        return self.row_count * self.column_count <= factors
+
+
+class Gblr(Spec):
+    """A sum of low-rank rectangles (Lee & Kim, ICLR 2024, arXiv 2310.18882)."""
+
+    kind: Literal["gblr"] = "gblr"
+    rectangles: tuple[Rectangle, ...]
+
+
+Structure = Annotated[Dense | LowRank | BlockDiagonal | Gblr, Field(discriminator="kind")]
+
+
+def check_fits(structure: Structure, *, rows: int, columns: int) -> None:
+    """Raise ValueError naming the argument, its value and the admissible range."""
+    smaller = min(rows, columns)
+    where = f"a {rows} x {columns} matrix"
+    match structure:
+        case Dense():
+            pass
+        case LowRank(rank=rank):
+            if rank > smaller:
+                raise ValueError(f"rank is {rank}, but {where} admits 1 to {smaller}")
+        case BlockDiagonal(blocks=blocks):
+            if blocks > smaller:
+                raise ValueError(f"blocks is {blocks}, but {where} admits 1 to {smaller}")
+        case Gblr(rectangles=rectangles):
+            for rectangle in rectangles:
+                _check_rectangle(rectangle, rows=rows, columns=columns)
+        case _:
+            assert_never(structure)
+
+
+def _check_rectangle(rectangle: Rectangle, *, rows: int, columns: int) -> None:
+    bounds = (
+        ("row_start", rectangle.row_start, 0, rows - 1),
+        ("row_count", rectangle.row_count, 1, rows),
+        ("column_start", rectangle.column_start, 0, columns - 1),
+        ("column_count", rectangle.column_count, 1, columns),
+        ("rank", rectangle.rank, 1, min(rectangle.row_count, rectangle.column_count)),
+    )
+    for name, value, low, high in bounds:
+        if not low <= value <= high:
+            raise ValueError(
+                f"{name} is {value}, but a rectangle of a {rows} x {columns} matrix "
+                f"admits {low} to {high}"
+            )
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+class Mlp(Spec):
+    """A multilayer perceptron with ReLU between its layers."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 512)
+
+
+class Vit(Spec):
+    """A pre-norm vision transformer, mean-pooled, with learned positions."""
+
+    kind: Literal["vit"] = "vit"
+    patch: PositiveInt = 7
+    width: PositiveInt = 128
+    depth: PositiveInt = 4
+    heads: PositiveInt = 4
+    expansion: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Vit":
+        if self.width % self.heads:
+            raise ValueError(f"heads is {self.heads}, but it must divide the width {self.width}")
+        return self
+
+
+class Matrix(Spec):
+    """One uploaded matrix as the network: y = W x, and the search finds the structure of W."""
+
+    kind: Literal["matrix"] = "matrix"
+    artifact: Annotated[str, Field(min_length=1)]
+
+
+Model = Annotated[Mlp | Vit | Matrix, Field(discriminator="kind")]
+
+
+class ImageTask(Spec):
+    """Images in, one of `classes` out."""
+
+    kind: Literal["image"] = "image"
+    channels: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    classes: PositiveInt
+
+
+class MatrixTask(Spec):
+    """A matrix to be approximated."""
+
+    kind: Literal["matrix"] = "matrix"
+    rows: PositiveInt
+    columns: PositiveInt
+
+
+Task = Annotated[ImageTask | MatrixTask, Field(discriminator="kind")]
+
+
+class LayerSpec(Spec):
+    """One linear layer: its place, its shape, how often one sample uses it, its structure."""
+
+    name: str
+    rows: PositiveInt
+    columns: PositiveInt
+    tokens: PositiveInt = 1
+    bias: bool = True
+    structure: Structure = Dense()
+
+    @model_validator(mode="after")
+    def _structure_fits(self) -> "LayerSpec":
+        check_fits(self.structure, rows=self.rows, columns=self.columns)
+        return self
+
+
+class NetworkSpec(Spec):
+    """A whole network: its model, its task and the structure of every linear layer."""
+
+    model: Model
+    task: Task
+    layers: tuple[LayerSpec, ...]
+
+    def with_structures(self, structures: dict[str, Structure]) -> "NetworkSpec":
+        """The same network with the named layers' structures exchanged."""
+        unknown = structures.keys() - {layer.name for layer in self.layers}
+        if unknown:
+            raise ValueError(f"no layer is called {sorted(unknown)}")
+        layers = tuple(
+            LayerSpec(
+                name=layer.name,
+                rows=layer.rows,
+                columns=layer.columns,
+                tokens=layer.tokens,
+                bias=layer.bias,
+                structure=structures.get(layer.name, layer.structure),
+            )
+            for layer in self.layers
+        )
+        return NetworkSpec(model=self.model, task=self.task, layers=layers)
+
+
+STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
+
+
+def dense_network(model: Model, task: Task) -> NetworkSpec:
+    """The layer table of a built-in network, by arithmetic; ValueError where the two do not fit."""
+    match model, task:
+        case Mlp(), ImageTask():
+            layers = _mlp_layers(model, task)
+        case Vit(), ImageTask():
+            layers = _vit_layers(model, task)
+        case Matrix(), MatrixTask():
+            layers = [
+                LayerSpec(name="matrix", rows=task.rows, columns=task.columns, bias=False),
+            ]
+        case _:
+            raise ValueError(f"a {model.kind} network cannot learn a task of kind {task.kind}")
+    return NetworkSpec(model=model, task=task, layers=tuple(layers))
+
+
+def default_layers(model: Model) -> tuple[str, ...]:
+    """Patterns of the layers searched unless a spec says otherwise: all but embedding and head."""
+    match model:
+        case Mlp():
+            return ("layers.*",)
+        case Vit():
+            return ("blocks.*",)
+        case Matrix():
+            return ("matrix",)
+        case _:
+            assert_never(model)
+
+
+def _mlp_layers(model: Mlp, task: ImageTask) -> list[LayerSpec]:
+    widths = (task.channels * task.height * task.width, *model.hidden)
+    layers = [
+        LayerSpec(name=f"layers.{index}", rows=rows, columns=columns)
+        for index, (columns, rows) in enumerate(pairwise(widths))
+    ]
+    return [*layers, LayerSpec(name="head", rows=task.classes, columns=widths[-1])]
+
+
+def _vit_layers(model: Vit, task: ImageTask) -> list[LayerSpec]:
+    if task.height % model.patch or task.width % model.patch:
+        raise ValueError(
+            f"patch is {model.patch}, but it must divide the image's {task.height} x {task.width}"
+        )
+    tokens = (task.height // model.patch) * (task.width // model.patch)
+    width, wide = model.width, model.width * model.expansion
+    layers = [
+        LayerSpec(name="embed", rows=width, columns=task.channels * model.patch**2, tokens=tokens)
+    ]
+    shapes = (("qkv", 3 * width, width), ("proj", width, width), ("up", wide, width))
+    for block in range(model.depth):
+        layers += [
+            LayerSpec(name=f"blocks.{block}.{name}", rows=rows, columns=columns, tokens=tokens)
+            for name, rows, columns in (*shapes, ("down", width, wide))
+        ]
+    return [*layers, LayerSpec(name="head", rows=task.classes, columns=width)]

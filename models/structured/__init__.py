@@ -1,0 +1,15 @@
+"""The public layers: one file for each matrix structure."""
+
+from models.structured.base import StructuredLinear
+from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.dense import DenseLinear
+from models.structured.gblr import GblrLinear
+from models.structured.low_rank import LowRankLinear
+
+__all__ = [
+    "BlockDiagonalLinear",
+    "DenseLinear",
+    "GblrLinear",
+    "LowRankLinear",
+    "StructuredLinear",
+]

@@ -1,0 +1,94 @@
+"""Block diagonal: W = diag(W_1, ..., W_b), padded up to equal blocks where b does not divide."""
+
+from typing import Self, final
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.spec import BlockDiagonal, check_fits
+from models.structured.base import StructuredLinear, draw_normal
+from models.structured.output_error import regularised
+
+
+@final
+class BlockDiagonalLinear(StructuredLinear):
+    """y_i = W_i x_i for each block i, plus b."""
+
+    def __init__(
+        self,
+        structure: BlockDiagonal,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
+        check_fits(structure, rows=rows, columns=columns)
+        self.block_count = structure.blocks
+        height, width = -(-rows // structure.blocks), -(-columns // structure.blocks)
+        self.blocks = nn.Parameter(torch.zeros(structure.blocks, height, width, dtype=dtype))
+
+    @classmethod
+    def from_dense(
+        cls,
+        weight: Float[Tensor, "rows columns"],
+        structure: BlockDiagonal,
+        *,
+        bias: Float[Tensor, " rows"] | None = None,
+        second_moment: Float[Tensor, "columns columns"] | None = None,
+    ) -> Self:
+        """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
+        rows, columns = weight.shape
+        layer = cls(
+            structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
+        )
+        matrix = weight.detach().double()
+        moment = None
+        if second_moment is not None:
+            moment = regularised(second_moment, columns=columns)
+        _, height, width = layer.blocks.shape
+        with torch.no_grad():
+            for index in range(structure.blocks):
+                inside = slice(index * width, min((index + 1) * width, columns))
+                band = matrix[index * height : (index + 1) * height]
+                block = band[:, inside]
+                if moment is not None:
+                    root = torch.linalg.cholesky(moment[inside, inside])
+                    block = torch.cholesky_solve((band @ moment[:, inside]).T, root).T
+                layer.blocks[index, : block.shape[0], : block.shape[1]] = block
+        layer.set_bias(bias)
+        return layer
+
+    @property
+    def spec(self) -> BlockDiagonal:
+        """The structure as frozen data."""
+        return BlockDiagonal(blocks=self.block_count)
+
+    def product(
+        self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "*batch rows"]:
+        """All blocks in one batched product."""
+        count, height, width = self.blocks.shape
+        if count * width > self.columns:
+            x = functional.pad(x, (0, count * width - self.columns))
+        inputs = rearrange(x, "... (block column) -> block (...) column", block=count)
+        outputs = torch.bmm(inputs, self.blocks.transpose(1, 2))
+        y = outputs.transpose(0, 1).reshape(*x.shape[:-1], count * height)[..., : self.rows]
+        return y if bias is None else y + bias
+
+    def to_dense(self) -> Float[Tensor, "rows columns"]:
+        """The blocks on the diagonal, cropped."""
+        spread = torch.diag_embed(self.blocks.permute(1, 2, 0))
+        padded = rearrange(spread, "row column block other -> (block row) (other column)")
+        return padded[: self.rows, : self.columns]
+
+    def reset_matrix(self, generator: torch.Generator) -> None:
+        """Draw every block; the last may see fewer real columns than the others."""
+        count, _, width = self.blocks.shape
+        starts = torch.arange(count) * width
+        inside = (self.columns - starts).clamp(min=1, max=width)
+        draw_normal(self.blocks, fan_in=inside[:, None, None], generator=generator)

@@ -1,0 +1,265 @@
+"""GBLR: W = sum_k P_k U_k V_k^T Q_k^T, low-rank factors on cyclic rectangles.
+
+Lee & Kim, ICLR 2024, arXiv 2310.18882. P and Q place a rectangle's rows and columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal, Self, assert_never, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.cost import rectangle_size, structure_size
+from models.spec import Gblr, Rectangle, check_fits
+from models.structured.base import StructuredLinear, draw_normal
+from models.structured.gblr_fit import fit_rectangles
+from models.structured.rectangles import rectangle_indices
+
+Form = Literal["packed", "sliced"]
+Piece = tuple[Tensor, Tensor] | Tensor
+
+
+@final
+class GblrLinear(StructuredLinear):
+    """y = sum_k U_k (V_k^T x[columns_k]) added into y[rows_k], plus b.
+
+    `factors` holds, rectangle by rectangle, V^T (`rank x column_count`) and then U (`row_count x
+    rank`), or the tile (`row_count x column_count`) where that is no larger. Two forms of one
+    product: `packed` scatters the factors into two matrices of K = sum of ranks, `sliced` works on
+    contiguous slices of x and y and executes exactly the MACs that are counted.
+    """
+
+    index: Int[Tensor, " numbers"]
+    frame: Float[Tensor, " packed"]
+
+    def __init__(
+        self,
+        structure: Gblr,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        form: Form | None = None,
+    ) -> None:
+        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
+        check_fits(structure, rows=rows, columns=columns)
+        self.structure = structure
+        self.form = form or faster_form(structure, rows=rows, columns=columns)
+        self.sizes = [rectangle_size(rectangle) for rectangle in structure.rectangles]
+        self.factors = nn.Parameter(torch.zeros(sum(self.sizes), dtype=dtype))
+        self.packed_rank = sum(map(_packed_rank, structure.rectangles))
+        index, ones = _packing(structure, rows=rows, columns=columns)
+        frame = torch.zeros(self.packed_rank * (rows + columns), dtype=dtype)
+        frame[ones] = 1
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("frame", frame, persistent=False)
+
+    @classmethod
+    def from_dense(
+        cls,
+        weight: Float[Tensor, "rows columns"],
+        structure: Gblr,
+        *,
+        bias: Float[Tensor, " rows"] | None = None,
+        second_moment: Float[Tensor, "columns columns"] | None = None,
+        form: Form | None = None,
+    ) -> Self:
+        """Fit the rectangles' contents, of the weight or of its outputs, by exact descent."""
+        pieces = fit_rectangles(weight, structure, second_moment)
+        rows, columns = weight.shape
+        return cls.from_factors(
+            structure, pieces, rows=rows, columns=columns, bias=bias, dtype=weight.dtype, form=form
+        )
+
+    @classmethod
+    def from_factors(
+        cls,
+        structure: Gblr,
+        factors: Sequence[tuple[Float[Tensor, "height rank"], Float[Tensor, "rank width"]]],
+        *,
+        rows: int,
+        columns: int,
+        bias: Float[Tensor, " rows"] | None = None,
+        dtype: torch.dtype | None = None,
+        form: Form | None = None,
+    ) -> Self:
+        """The layer with these row and column factors, one pair a rectangle, tiles multiplied."""
+        layer = cls(
+            structure, rows=rows, columns=columns, bias=bias is not None, dtype=dtype, form=form
+        )
+        pairs = zip(layer.pieces(), factors, strict=True)
+        with torch.no_grad():
+            for piece, (row_factor, column_factor) in pairs:
+                if isinstance(piece, Tensor):
+                    piece.copy_(row_factor @ column_factor)
+                else:
+                    piece[0].copy_(row_factor)
+                    piece[1].copy_(column_factor)
+        layer.set_bias(bias)
+        return layer
+
+    @property
+    def spec(self) -> Gblr:
+        """The structure as frozen data."""
+        return self.structure
+
+    def pieces(self) -> list[Piece]:
+        """Views of `factors`: (row factor, column factor) of each rectangle, or its tile."""
+        parts = torch.split(self.factors, self.sizes) if self.sizes else ()
+        return [
+            _piece(part, rectangle)
+            for part, rectangle in zip(parts, self.structure.rectangles, strict=True)
+        ]
+
+    def product(
+        self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "*batch rows"]:
+        """W x, in the form chosen when the layer was built."""
+        match self.form:
+            case "packed":
+                row_matrix, column_matrix = self._packed()
+                return functional.linear(functional.linear(x, column_matrix), row_matrix, bias)
+            case "sliced":
+                y = self._sliced(x)
+                return y if bias is None else y + bias
+            case _:
+                assert_never(self.form)
+
+    def to_dense(self) -> Float[Tensor, "rows columns"]:
+        """The sum of all rectangles, built one by one."""
+        dense = self.factors.new_zeros(self.rows, self.columns)
+        for piece, rectangle in zip(self.pieces(), self.structure.rectangles, strict=True):
+            rows, columns = rectangle_indices(rectangle, rows=self.rows, columns=self.columns)
+            content = piece if isinstance(piece, Tensor) else piece[0] @ piece[1]
+            dense = dense.index_put((rows[:, None], columns), content, accumulate=True)
+        return dense
+
+    def reset_matrix(self, generator: torch.Generator) -> None:
+        """Draw all pieces; a row's variance is shared by the ranks of all rectangles on it."""
+        total = torch.zeros(self.rows)
+        rectangles = self.structure.rectangles
+        for rectangle in rectangles:
+            rows, _ = rectangle_indices(rectangle, rows=self.rows, columns=self.columns)
+            total[rows] += rectangle.rank
+        for piece, rectangle in zip(self.pieces(), rectangles, strict=True):
+            rows, _ = rectangle_indices(rectangle, rows=self.rows, columns=self.columns)
+            fan_in = total[rows, None]
+            width = rectangle.column_count
+            if isinstance(piece, Tensor):
+                draw_normal(piece, fan_in=width * fan_in / rectangle.rank, generator=generator)
+            else:
+                draw_normal(piece[1], fan_in=width, generator=generator)
+                draw_normal(piece[0], fan_in=fan_in, generator=generator)
+
+    def _packed(self) -> tuple[Tensor, Tensor]:
+        packed = self.frame.scatter(0, self.index, self.factors)
+        column_part, row_part = torch.split(
+            packed, [self.packed_rank * self.columns, self.packed_rank * self.rows]
+        )
+        return (
+            row_part.view(self.rows, self.packed_rank),
+            column_part.view(self.packed_rank, self.columns),
+        )
+
+    def _sliced(self, x: Tensor) -> Tensor:
+        cuts = sorted(
+            {0, self.rows}.union(
+                cut
+                for rectangle in self.structure.rectangles
+                for cut in _cuts(rectangle, rows=self.rows)
+            )
+        )
+        sums: dict[int, Tensor] = {}
+        for piece, rectangle in zip(self.pieces(), self.structure.rectangles, strict=True):
+            y = _content_product(x, piece, rectangle, columns=self.columns)
+            lengths = dict(_bands(cuts, rectangle, rows=self.rows))
+            for start, part in zip(
+                lengths, torch.split(y, list(lengths.values()), -1), strict=True
+            ):
+                sums[start] = sums[start] + part if start in sums else part
+        empty = x if not sums else next(iter(sums.values()))
+        bands = [
+            sums[start] if start in sums else empty.new_zeros(*x.shape[:-1], end - start)
+            for start, end in pairwise(cuts)
+        ]
+        return torch.cat(bands, -1)
+
+
+# What a rectangle costs beside its MACs in the sliced form, in MACs: launching its small products.
+SLICED_OVERHEAD = 20_000
+
+
+def faster_form(structure: Gblr, *, rows: int, columns: int) -> Form:
+    """The form that should take less time, for products with about a thousand inputs."""
+    counted = structure_size(structure, rows=rows, columns=columns)
+    packed = sum(map(_packed_rank, structure.rectangles)) * (rows + columns)
+    sliced = counted + SLICED_OVERHEAD * len(structure.rectangles)
+    return "packed" if packed <= sliced else "sliced"
+
+
+def _packed_rank(rectangle: Rectangle) -> int:
+    if rectangle.is_tile:
+        return min(rectangle.row_count, rectangle.column_count)
+    return rectangle.rank
+
+
+def _piece(part: Tensor, rectangle: Rectangle) -> Piece:
+    height, width, rank = rectangle.row_count, rectangle.column_count, rectangle.rank
+    if rectangle.is_tile:
+        return part.view(height, width)
+    column_part, row_part = torch.split(part, [rank * width, height * rank])
+    return row_part.view(height, rank), column_part.view(rank, width)
+
+
+def _packing(structure: Gblr, *, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+    """Where each factor lies in the packed matrices, column matrix first, and where the ones do.
+
+    A tile stands in one matrix; its partner in the other is an identity.
+    """
+    total = sum(map(_packed_rank, structure.rectangles))
+    indices, ones, done = [torch.empty(0, dtype=torch.long)], [torch.empty(0, dtype=torch.long)], 0
+    for rectangle in structure.rectangles:
+        rank = _packed_rank(rectangle)
+        terms = torch.arange(done, done + rank)
+        row_ids, column_ids = rectangle_indices(rectangle, rows=rows, columns=columns)
+        in_columns = terms[:, None] * columns + column_ids
+        in_rows = total * columns + row_ids[:, None] * total + terms
+        if not rectangle.is_tile:
+            indices += [in_columns.flatten(), in_rows.flatten()]
+        elif rectangle.row_count <= rectangle.column_count:
+            indices.append(in_columns.flatten())
+            ones.append(in_rows.diagonal())
+        else:
+            indices.append(in_rows.flatten())
+            ones.append(in_columns.diagonal())
+        done += rank
+    return torch.cat(indices), torch.cat(ones)
+
+
+def _content_product(x: Tensor, piece: Piece, rectangle: Rectangle, *, columns: int) -> Tensor:
+    first = piece if isinstance(piece, Tensor) else piece[1]
+    start, end = rectangle.column_start, rectangle.column_start + rectangle.column_count
+    if end <= columns:
+        y = functional.linear(x[..., start:end], first)
+    else:
+        here = columns - start
+        y = functional.linear(x[..., start:], first[:, :here])
+        y = y + functional.linear(x[..., : end - columns], first[:, here:])
+    return y if isinstance(piece, Tensor) else functional.linear(y, piece[0])
+
+
+def _cuts(rectangle: Rectangle, *, rows: int) -> tuple[int, int]:
+    return rectangle.row_start, (rectangle.row_start + rectangle.row_count) % rows
+
+
+def _bands(cuts: Sequence[int], rectangle: Rectangle, *, rows: int) -> Iterator[tuple[int, int]]:
+    """The (start, length) of each band between two cuts that the rectangle covers, in its order."""
+    first, end = rectangle.row_start, rectangle.row_start + rectangle.row_count
+    for turn in (0, rows):
+        for start, stop in pairwise(cuts):
+            if first <= start + turn and stop + turn <= end:
+                yield start, stop - start

@@ -1,0 +1,155 @@
+"""Low rank: W = U V^T, U of `rows x rank` and V^T of `rank x columns`."""
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.spec import LowRank, check_fits
+from models.structured.base import StructuredLinear, draw_normal
+from models.structured.output_error import regularised
+
+
+@final
+class LowRankLinear(StructuredLinear):
+    """y = U (V^T x) + b."""
+
+    def __init__(
+        self,
+        structure: LowRank,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
+        check_fits(structure, rows=rows, columns=columns)
+        self.rank = structure.rank
+        self.row_factor = nn.Parameter(torch.zeros(rows, self.rank, dtype=dtype))
+        self.column_factor = nn.Parameter(torch.zeros(self.rank, columns, dtype=dtype))
+
+    @classmethod
+    def from_dense(
+        cls,
+        weight: Float[Tensor, "rows columns"],
+        structure: LowRank,
+        *,
+        bias: Float[Tensor, " rows"] | None = None,
+        second_moment: Float[Tensor, "columns columns"] | None = None,
+    ) -> Self:
+        """The best approximation of this rank, of the weight or of its outputs: both are exact."""
+        row_factor, column_factor = factors(weight, structure.rank, second_moment)
+        return cls.from_factors(row_factor, column_factor, bias=bias)
+
+    @classmethod
+    def from_factors(
+        cls,
+        row_factor: Float[Tensor, "rows rank"],
+        column_factor: Float[Tensor, "rank columns"],
+        *,
+        bias: Float[Tensor, " rows"] | None = None,
+    ) -> Self:
+        """The layer with copies of these factors."""
+        layer = cls(
+            LowRank(rank=row_factor.shape[1]),
+            rows=row_factor.shape[0],
+            columns=column_factor.shape[1],
+            bias=bias is not None,
+            dtype=row_factor.dtype,
+        )
+        with torch.no_grad():
+            layer.row_factor.copy_(row_factor)
+            layer.column_factor.copy_(column_factor)
+        layer.set_bias(bias)
+        return layer
+
+    @property
+    def spec(self) -> LowRank:
+        """The structure as frozen data."""
+        return LowRank(rank=self.rank)
+
+    def product(
+        self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "*batch rows"]:
+        """W x through the narrow middle."""
+        return functional.linear(functional.linear(x, self.column_factor), self.row_factor, bias)
+
+    def to_dense(self) -> Float[Tensor, "rows columns"]:
+        """The factors, multiplied."""
+        return self.row_factor @ self.column_factor
+
+    def reset_matrix(self, generator: torch.Generator) -> None:
+        """Draw both factors, each with its own fan-in."""
+        draw_normal(self.column_factor, fan_in=self.columns, generator=generator)
+        draw_normal(self.row_factor, fan_in=self.rank, generator=generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposition:
+    """Every best low-rank approximation of one matrix at once: rank r keeps the first r terms.
+
+    Row and column factors of a term have equal norms; `energies` are the squared singular values.
+    """
+
+    row_factor: Float[Tensor, "rows terms"]
+    column_factor: Float[Tensor, "terms columns"]
+    energies: Float[Tensor, " terms"]
+
+
+def decompose(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> Decomposition:
+    """The SVD of W C^(1/2), taken back by C^(-1/2), in float64: optimal for the layer's output."""
+    matrix = weight.detach().double()
+    if second_moment is None:
+        left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    else:
+        # Any square root does: with C = L L^T the error is the Frobenius norm of (W - What) L.
+        lower = torch.linalg.cholesky(regularised(second_moment, columns=matrix.shape[1]))
+        left, singular, right = torch.linalg.svd(matrix @ lower, full_matrices=False)
+        right = torch.linalg.solve_triangular(lower, right, upper=False, left=False)
+    row_factor, column_factor = balanced(left * singular, right)
+    return Decomposition(row_factor, column_factor, singular.square())
+
+
+def balanced(
+    row_factor: Float[Tensor, "rows terms"], column_factor: Float[Tensor, "terms columns"]
+) -> tuple[Float[Tensor, "rows terms"], Float[Tensor, "terms columns"]]:
+    """The same terms with equal norms on both sides, which gradient descent likes."""
+    row_norms, column_norms = row_factor.norm(dim=0), column_factor.norm(dim=1)
+    tiny = torch.finfo(row_factor.dtype).tiny
+    scale = (column_norms.clamp(min=tiny) / row_norms.clamp(min=tiny)).sqrt()
+    scale = torch.where((row_norms > 0) & (column_norms > 0), scale, torch.ones_like(scale))
+    return row_factor * scale, column_factor / scale[:, None]
+
+
+def factors(
+    weight: Float[Tensor, "rows columns"],
+    rank: int,
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]:
+    """The two factors of the best approximation of this rank, in the weight's dtype."""
+    whole = decompose(weight, second_moment)
+    return (
+        whole.row_factor[:, :rank].to(weight.dtype),
+        whole.column_factor[:rank].to(weight.dtype),
+    )
+
+
+def error_curve(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> Float[Tensor, " ranks"]:
+    """The relative squared (output) error of every rank 0..min(rows, columns), in float64."""
+    matrix = weight.detach().double()
+    if second_moment is not None:
+        matrix = matrix @ torch.linalg.cholesky(regularised(second_moment, columns=matrix.shape[1]))
+    energies = torch.linalg.svdvals(matrix).square()
+    lost = energies.flip(0).cumsum(0).flip(0)
+    curve = torch.cat([lost, lost.new_zeros(1)])
+    return curve / curve[0] if curve[0] > 0 else curve

@@ -1,0 +1,37 @@
+"""The squared error of a layer's output, which a data-aware projection minimises.
+
+C = E[x x^T] is the second moment of the layer's inputs; without one, inputs are taken as white.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Directions the data never excite are given this share of the mean input energy: enough to make C
+# invertible in float64, too little to move the optimum.
+REGULARISATION = 1e-7
+
+
+def output_error(
+    difference: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> Float[Tensor, ""]:
+    """tr(D C D^T) of the difference D between two matrices: the mean squared output error."""
+    if second_moment is None:
+        return difference.square().sum()
+    return ((difference @ second_moment) * difference).sum()
+
+
+def regularised(
+    second_moment: Float[Tensor, "columns columns"], *, columns: int
+) -> Float[Tensor, "columns columns"]:
+    """C in float64, symmetric and made positive definite by a little white noise."""
+    if second_moment.shape != (columns, columns):
+        raise ValueError(
+            f"second_moment is {' x '.join(map(str, second_moment.shape))}, "
+            f"but a matrix of {columns} columns needs {columns} x {columns}"
+        )
+    moment = second_moment.detach().double()
+    moment = (moment + moment.T) / 2
+    mean = moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+    return moment + REGULARISATION * mean * torch.eye(columns, dtype=moment.dtype)

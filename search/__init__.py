@@ -1,0 +1,1 @@
+"""Finding a good network: from a spec to structures, weights and evidence."""

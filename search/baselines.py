@@ -1,0 +1,157 @@
+"""The plain choices that every search must beat: one family each, within the same budget."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from models.cost import dense_cost, layer_cost
+from models.networks.build import build_network
+from models.spec import (
+    BlockDiagonal,
+    LayerSpec,
+    Matrix,
+    Mlp,
+    Model,
+    NetworkSpec,
+    Structure,
+    Vit,
+    dense_network,
+)
+from models.structured.base import StructuredLinear
+from models.structured.build import project
+from models.structured.low_rank import LowRankLinear
+from search.profile import Profile, rank_cost
+from search.spec import BaselineName, BudgetUnreachable, ResolvedSearch
+
+Built = tuple[NetworkSpec, nn.Module]
+
+
+def build_baseline(
+    name: BaselineName,
+    reference: nn.Module,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    *,
+    generator: torch.Generator,
+) -> Built:
+    """Return the family's network, ready for training; BudgetUnreachable where it has none."""
+    match name:
+        case "dense_shrunk":
+            spec = shrunk(resolved)
+            return spec, build_network(spec, generator=generator)
+        case "uniform_low_rank":
+            ranks = uniform_ranks(resolved, resolved.budget)
+            return exchanged(reference, resolved, low_rank_layers(measured, ranks))
+        case "allocated_low_rank":
+            ranks, _ = measured.allocate_ranks(resolved, resolved.budget)
+            return exchanged(reference, resolved, low_rank_layers(measured, ranks))
+        case "block_diagonal":
+            return exchanged(reference, resolved, _block_diagonal(measured, resolved))
+        case _:
+            assert_never(name)
+
+
+def exchanged(
+    source: nn.Module, resolved: ResolvedSearch, layers: Mapping[str, StructuredLinear]
+) -> Built:
+    """Return a copy of a network with the named layers exchanged, and its spec."""
+    network = copy.deepcopy(source)
+    for name, layer in layers.items():
+        network.set_submodule(name, layer)
+    structures: dict[str, Structure] = {name: layer.spec for name, layer in layers.items()}
+    return resolved.network.with_structures(structures), network
+
+
+def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, StructuredLinear]:
+    """Return the data-aware low-rank layers of these ranks."""
+    return {
+        p.layer.name: LowRankLinear.from_factors(
+            p.terms.row_factor[:, :rank].to(p.weight.dtype),
+            p.terms.column_factor[:rank].to(p.weight.dtype),
+            bias=p.bias,
+        )
+        for p, rank in zip(measured.layers, ranks, strict=True)
+    }
+
+
+def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
+    """Give every layer the same share of its dense cost, then the rest, rank by rank, in order."""
+    layers, share = resolved.layers, budget / resolved.dense_cost
+    ranks = [
+        max(1, math.floor(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
+        for layer in layers
+    ]
+    slack = budget - sum(
+        rank_cost(layer, rank, resolved) for layer, rank in zip(layers, ranks, strict=True)
+    )
+    for index, layer in enumerate(layers):
+        step = rank_cost(layer, 1, resolved)
+        if 0 < step <= slack and ranks[index] < min(layer.rows, layer.columns):
+            ranks[index] += 1
+            slack -= step
+    if slack < 0:
+        raise BudgetUnreachable("budget", f"{budget:,} is below rank 1 in every layer")
+    return ranks
+
+
+def _block_diagonal(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
+    """Give every layer the least number of blocks that keeps it within its share of the budget."""
+    share = resolved.budget / resolved.dense_cost
+    return {
+        p.layer.name: project(
+            p.weight,
+            _blocks_within(p.layer, share, resolved),
+            bias=p.bias,
+            second_moment=p.second_moment,
+        )
+        for p in measured.layers
+    }
+
+
+def _blocks_within(layer: LayerSpec, share: float, resolved: ResolvedSearch) -> Structure:
+    allowed = share * dense_cost(layer, resolved.quantity)
+    for blocks in range(1, min(layer.rows, layer.columns) + 1):
+        candidate = layer.model_copy(update={"structure": BlockDiagonal(blocks=blocks)})
+        if layer_cost(candidate, resolved.quantity) <= allowed:
+            return candidate.structure
+    raise BudgetUnreachable(
+        "budget", f"no block-diagonal {layer.name} is within a share of {share:.4f}"
+    )
+
+
+def shrunk(resolved: ResolvedSearch) -> NetworkSpec:
+    """Return the widest dense network of the same kind whose eligible layers fit the budget."""
+    best = None
+    for model in _narrower(resolved.network.model):
+        network = dense_network(model, resolved.network.task)
+        layers = [layer for layer in network.layers if layer.name in resolved.eligible]
+        if sum(layer_cost(layer, resolved.quantity) for layer in layers) > resolved.budget:
+            break
+        best = network
+    if best is None:
+        raise BudgetUnreachable("budget", "no narrower dense network is within the budget")
+    return best
+
+
+def _narrower(model: Model) -> list[Model]:
+    """List the models of growing width up to the given one."""
+    match model:
+        case Vit():
+            widths = range(model.heads, model.width + 1, model.heads)
+            return [model.model_copy(update={"width": width}) for width in widths]
+        case Mlp():
+            top = max(model.hidden)
+            return [
+                model.model_copy(
+                    update={"hidden": tuple(max(1, round(h * w / top)) for h in model.hidden)}
+                )
+                for w in range(1, top + 1)
+            ]
+        case Matrix():
+            return []
+        case _:
+            assert_never(model)

@@ -1,0 +1,135 @@
+"""The differentiable phase: structure and weights learned together while the cost falls.
+
+From about twice the budget, a cubic schedule brings the exact cost down to the budget; what leaves
+is chosen by saliency, while the Gaussian-Dirichlet gradients move rectangles and let them grow
+back (Lee & Kim, ICLR 2024, arXiv 2310.18882, with another metric for the shrink).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from search.budget import group_cost, relaxed_cost, shrink_to
+from search.relaxation import Relaxation, RelaxedLinear
+from search.spec import LearnerSettings
+
+INTERVAL = 8  # steps between two points of the schedule
+MEMORY = 0.95  # of the running mean of saliencies
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """The budget of the relaxed layers, and what one number of each layer costs."""
+
+    budget: int
+    weights: tuple[int, ...]
+
+
+@final
+class Learner:
+    """Watches the gradients and, between two training steps, changes the rectangles."""
+
+    def __init__(
+        self,
+        relaxation: Relaxation,
+        constraint: Constraint,
+        settings: LearnerSettings,
+        *,
+        steps: int,
+        total_steps: int,
+    ) -> None:
+        self.relaxation = relaxation
+        self.layers: Sequence[RelaxedLinear] = tuple(relaxation.layers.values())
+        self.constraint = constraint
+        self.settings = settings
+        self.steps = steps
+        self.scheduled = max(1, min(steps - 1, round(settings.schedule * total_steps)))
+        self.start_cost = relaxed_cost(self.layers, constraint.weights)
+        self.set_sigma(0)
+
+    def set_sigma(self, step: int) -> None:
+        """Sharpen the masks linearly; over the last tenth of the phase they are exact."""
+        settings = self.settings
+        share = step / max(1, 0.9 * self.steps)
+        if not settings.gaudi or share >= 1:
+            self.relaxation.sigma = float("inf")
+        else:
+            span = settings.sigma_end - settings.sigma_start
+            self.relaxation.sigma = settings.sigma_start + share * span
+
+    def target(self, step: int) -> int:
+        """Return the cost allowed at a step: cubic from the start's cost to the budget."""
+        left = max(0.0, 1 - step / self.scheduled)
+        return self.constraint.budget + int(
+            max(0, self.start_cost - self.constraint.budget) * left**3
+        )
+
+    def after_backward(self, _step: int) -> None:
+        """Take note of what the loss would miss."""
+        for layer in self.layers:
+            layer.observe(keep=MEMORY)
+
+    @torch.no_grad()
+    def after_step(self, step: int, structural_rate: float) -> None:
+        """Keep supports admissible, shrink them, and hold the cost at the schedule's points."""
+        for layer in self.layers:
+            for support in (layer.row_support, layer.column_support):
+                support[:, 0].clamp_(0, 1)
+                support[:, 1].remainder_(1)
+        if self.settings.gaudi and self.settings.shrink:
+            self._proximal_step(self.settings.shrink * structural_rate)
+        if step % INTERVAL == INTERVAL - 1 or step == self.steps - 1:
+            self._hold(self.target(step))
+        self.set_sigma(step + 1)
+
+    def _hold(self, target: int) -> None:
+        weights = self.constraint.weights
+        match self.settings.metric:
+            case "saliency":
+                shrink_to(self.layers, weights, target, pieces=self.settings.pieces)
+            case "uniform":
+                shrink_uniformly(self.layers, weights, target)
+
+    def _proximal_step(self, strength: float) -> None:
+        """Soft-threshold every width by the cost it holds over its saliency, where cost must fall."""
+        if relaxed_cost(self.layers, self.constraint.weights) <= self.constraint.budget:
+            return
+        ratios = [self._cost_over_saliency(i) for i in range(len(self.layers))]
+        typical = torch.cat(ratios).median().clamp(min=torch.finfo(torch.float32).tiny)
+        for layer, ratio in zip(self.layers, ratios, strict=True):
+            threshold = strength * (ratio / typical).clamp(max=10)
+            for support in (layer.row_support, layer.column_support):
+                support[:, 0].sub_(threshold).clamp_(min=0)
+
+    def _cost_over_saliency(self, index: int) -> Tensor:
+        layer, weight = self.layers[index], self.constraint.weights[index]
+        if self.settings.metric == "uniform":
+            return torch.ones(layer.groups)
+        cost = group_cost(*layer.rectangles(), layer.group) * weight
+        return cost / layer.whole_saliency.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+@torch.no_grad()
+def shrink_uniformly(layers: Sequence[RelaxedLinear], weights: Sequence[int], target: int) -> None:
+    """Shrink every width by the least common threshold that brings the cost to the target."""
+    if relaxed_cost(layers, weights) <= target:
+        return
+    widths = [(m.row_support[:, 0], m.column_support[:, 0]) for m in layers]
+    before = [[width.clone() for width in pair] for pair in widths]
+    low, high = 0.0, 1.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        _set_widths(widths, before, middle)
+        low, high = (low, middle) if relaxed_cost(layers, weights) <= target else (middle, high)
+    _set_widths(widths, before, high)
+
+
+def _set_widths(
+    widths: Sequence[Sequence[Tensor]], before: Sequence[Sequence[Tensor]], threshold: float
+) -> None:
+    for pair, old in zip(widths, before, strict=True):
+        for width, value in zip(pair, old, strict=True):
+            width.copy_((value - threshold).clamp(min=0))

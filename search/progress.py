@@ -1,0 +1,26 @@
+"""How a running trial speaks with whoever runs it: it reports, and asks whether to stop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Where a trial stands: `done` of `total` steps of `phase`, with the newest metric values."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str = "step"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Progress(Protocol):
+    """Owned by `search`, implemented by whoever runs it."""
+
+    def report(self, update: Update) -> None:
+        """Take note; called often, so it must be cheap, and may be dropped if it has no metrics."""
+
+    def should_stop(self) -> bool:
+        """Whether to stop after this training step; called once a step, so it must be cheap."""

@@ -1,0 +1,166 @@
+"""Layers that exist only during a search: low-rank terms behind learnable rectangles.
+
+Notation: a layer has `groups` rectangles of `group` rank-1 terms each. A support is the pair
+(width, location) of one side of a rectangle, in fractions of that side's length, cyclic.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from models.spec import LayerSpec
+from models.structured.mask import gaudi_mask, round_to_samples
+
+
+@final
+class RelaxedLinear(nn.Module):
+    """y = sum_k (row mask_k * U_k) (column mask_k * V_k)^T x + bias, every mask learnable."""
+
+    row_width: Tensor
+    column_width: Tensor
+    row_saliency: Tensor
+    column_saliency: Tensor
+    whole_saliency: Tensor
+
+    def __init__(
+        self,
+        layer: LayerSpec,
+        row_factors: Float[Tensor, "rows terms"],
+        column_factors: Float[Tensor, "terms columns"],
+        bias: Float[Tensor, " rows"] | None,
+        *,
+        group: int,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.group = group
+        terms = row_factors.shape[1]
+        if terms % group:
+            raise ValueError(f"group is {group}, but it must divide the {terms} terms")
+        self.groups = terms // group
+        self.row_factors = nn.Parameter(row_factors.clone())
+        self.column_factors = nn.Parameter(column_factors.clone())
+        self.bias = None if bias is None else nn.Parameter(bias.clone())
+        full = torch.tensor([1.0, 0.0]).repeat(self.groups, 1)
+        self.row_support = nn.Parameter(full.clone())
+        self.column_support = nn.Parameter(full.clone())
+        self.row_cell, self.column_cell = cell_size(layer.rows), cell_size(layer.columns)
+        cells = (-(-layer.rows // self.row_cell), -(-layer.columns // self.column_cell))
+        self.register_buffer("row_saliency", torch.zeros(self.groups, cells[0]))
+        self.register_buffer("column_saliency", torch.zeros(self.groups, cells[1]))
+        self.register_buffer("whole_saliency", torch.zeros(self.groups))
+        self.row_mask = torch.ones(self.groups, layer.rows)
+        self.column_mask = torch.ones(self.groups, layer.columns)
+
+    def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
+        """Multiply by the masked factors: two products, as for a low-rank layer."""
+        columns = self.column_mask.repeat_interleave(self.group, 0) * self.column_factors
+        rows = self.row_mask.repeat_interleave(self.group, 0).T * self.row_factors
+        return F.linear(F.linear(x, columns), rows, self.bias)
+
+    def rectangles(self) -> tuple[Int[Tensor, "groups 2"], Int[Tensor, "groups 2"]]:
+        """Return (start, count) of every rectangle's rows and columns, rounded; dead ones 0."""
+        return (
+            round_support(self.row_support, self.layer.rows),
+            round_support(self.column_support, self.layer.columns),
+        )
+
+    @torch.no_grad()
+    def set_rectangles(
+        self, rows: Int[Tensor, "groups 2"], columns: Int[Tensor, "groups 2"]
+    ) -> None:
+        """Set every rectangle from integer (start, count) pairs."""
+        self.row_support.copy_(support_of(rows, self.layer.rows))
+        self.column_support.copy_(support_of(columns, self.layer.columns))
+
+    @torch.no_grad()
+    def observe(self, *, keep: float) -> None:
+        """Average the squared first-order loss of removing each cell and each whole group."""
+        assert self.row_mask.grad is not None
+        assert self.column_mask.grad is not None
+        rows = self.row_mask.grad * self.row_mask
+        columns = self.column_mask.grad * self.column_mask
+        self.row_saliency.lerp_(_cells(rows, self.row_cell).square(), 1 - keep)
+        self.column_saliency.lerp_(_cells(columns, self.column_cell).square(), 1 - keep)
+        self.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
+
+
+@final
+class Relaxation:
+    """All relaxed layers of a network, whose masks are made in one batch for each length."""
+
+    def __init__(self, network: nn.Module, layers: Mapping[str, RelaxedLinear]) -> None:
+        self.layers = dict(layers)
+        self.sigma = float("inf")
+        network.register_forward_pre_hook(lambda _module, _inputs: self.refresh_masks())
+
+    def refresh_masks(self) -> None:
+        """Compute every mask from its support; in training, differentiably."""
+        sides = [
+            (layer, side, support, length)
+            for layer in self.layers.values()
+            for side, support, length in (
+                ("row_mask", layer.row_support, layer.layer.rows),
+                ("column_mask", layer.column_support, layer.layer.columns),
+            )
+        ]
+        for length in sorted({length for *_, length in sides}):
+            chosen = [side for side in sides if side[3] == length]
+            supports = torch.cat([support for _, _, support, _ in chosen])
+            masks = self._masks(supports, length)
+            for (layer, side, _, _), mask in zip(
+                chosen, masks.split([layer.groups for layer, *_ in chosen]), strict=True
+            ):
+                if mask.requires_grad:
+                    mask.retain_grad()
+                elif torch.is_grad_enabled():
+                    mask = mask.clone().requires_grad_()  # saliency is the masks' gradient
+                setattr(layer, side, mask)
+
+    def _masks(self, supports: Tensor, length: int) -> Tensor:
+        if self.sigma == float("inf"):
+            return inside(round_support(supports, length), length).float()
+        rounded = round_to_samples(supports, length)
+        return gaudi_mask(rounded[:, 0], rounded[:, 1], length, self.sigma * length)
+
+    def structural_group(self, factor: float) -> dict[str, Any]:
+        """Group the supports for the optimiser, as published: no momentum, no decay."""
+        supports = [p for m in self.layers.values() for p in (m.row_support, m.column_support)]
+        return {"params": supports, "factor": factor, "betas": (0.0, 0.999), "weight_decay": 0.0}
+
+    def weights(self) -> Iterable[nn.Parameter]:
+        """Yield the parameters that are not supports."""
+        for layer in self.layers.values():
+            yield from (layer.row_factors, layer.column_factors)
+
+
+def cell_size(length: int) -> int:
+    """Segments leave in cells of 16, or of an eighth of a short side."""
+    return max(1, min(16, length // 8))
+
+
+def round_support(support: Float[Tensor, "groups 2"], length: int) -> Int[Tensor, "groups 2"]:
+    """Return (start, count) of a (width, location) support."""
+    width, location = (support.detach() * length).round().long().unbind(-1)
+    return torch.stack([location % length, width.clamp(0, length)], -1)
+
+
+def support_of(rectangle: Int[Tensor, "groups 2"], length: int) -> Float[Tensor, "groups 2"]:
+    """Return the (width, location) support of a (start, count) side."""
+    return rectangle.flip(-1).float() / length
+
+
+def inside(rectangle: Int[Tensor, "groups 2"], length: int) -> Bool[Tensor, "groups length"]:
+    """Return which positions of a cyclic side lie within (start, count)."""
+    start, count = rectangle.unbind(-1)
+    offset = (torch.arange(length) - start[:, None]) % length
+    return offset < count[:, None]
+
+
+def _cells(values: Float[Tensor, "groups length"], size: int) -> Float[Tensor, "groups cells"]:
+    padding = -values.shape[-1] % size
+    return F.pad(values, (0, padding)).unflatten(-1, (-1, size)).sum(-1)

@@ -1,0 +1,51 @@
+"""What a search found, as one table: the measurement's rows, read from the exported files."""
+
+from models.cost import Quantity
+from models.spec import NetworkSpec, Spec
+from search.plan import TrialKind
+
+
+class ReportRow(Spec):
+    """One exported network. Costs are of the eligible layers; `network_*` of everything.
+
+    Losses and accuracies are None where they have no meaning (a matrix has no accuracy). Latency is
+    the time over the dense reference's, measured in pairs; its quartiles are the spread. The cost
+    is in the budget's quantity; `smallest_step` is the least that could have been added to it.
+    """
+
+    number: int
+    name: str
+    kind: TrialKind
+    validation_loss: float
+    validation_accuracy: float | None
+    test_loss: float
+    test_accuracy: float | None
+    cost: int
+    smallest_step: int | None
+    macs: int
+    parameters: int
+    network_macs: int
+    network_parameters: int
+    latency_ratio: float
+    latency_quartiles: tuple[float, float]
+    epochs: int
+    repeats: int = 1
+    validation_loss_deviation: float | None = None
+    network: NetworkSpec
+
+
+class Report(Spec):
+    """The evidence of a search: what was found beside every plain choice at the same budget."""
+
+    quantity: Quantity
+    budget: int
+    dense_cost: int
+    budget_macs: int
+    eligible_dense_macs: int
+    eligible: tuple[str, ...]
+    threads: int
+    reference: ReportRow
+    baselines: tuple[ReportRow, ...]
+    candidates: tuple[ReportRow, ...]
+    best_candidate: ReportRow | None
+    winner: ReportRow

@@ -1,0 +1,269 @@
+"""What a search is: model, data, budget, compute, space, sampler and seed, as one frozen value."""
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from models.cost import Quantity, dense_cost, layer_weight
+from models.spec import (
+    ImageTask,
+    LayerSpec,
+    Matrix,
+    MatrixTask,
+    Model,
+    NetworkSpec,
+    Spec,
+    Task,
+    default_layers,
+    dense_network,
+)
+
+Dataset = Literal["digits", "mnist-5k"]
+DATASET_TASKS: dict[Dataset, ImageTask] = {
+    "digits": ImageTask(channels=1, height=8, width=8, classes=10),
+    "mnist-5k": ImageTask(channels=1, height=28, width=28, classes=10),
+}
+
+BaselineName = Literal["dense_shrunk", "uniform_low_rank", "allocated_low_rank", "block_diagonal"]
+StartName = Literal["allocated", "uniform"]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Pattern = Annotated[str, Field(min_length=1)]
+
+
+class SpecError(ValueError):
+    """A spec that can never work: the field to change, and a sentence that says how."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(f"{field}: {sentence}")
+        self.field = field
+        self.sentence = sentence
+
+
+class BudgetUnreachable(SpecError):
+    """A budget below the cheapest network the space admits."""
+
+
+class Budget(Spec):
+    """What the eligible layers may cost, as a share of their dense cost or as a number."""
+
+    quantity: Quantity = "macs"
+    ratio: Fraction | None = None
+    absolute: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.ratio is None) == (self.absolute is None):
+            raise ValueError("give either ratio or absolute")
+        return self
+
+
+class Compute(Spec):
+    """Bounds of the whole search. Epochs are of training data, for each trial."""
+
+    trials: NonNegativeInt = 8
+    epochs: PositiveInt = 8
+    reference_epochs: PositiveInt = 20
+    seconds: PositiveFloat | None = None
+    parallel: PositiveInt = 1
+
+
+class Training(Spec):
+    """How weights are trained, everywhere in the search: AdamW under a cosine schedule."""
+
+    batch: PositiveInt = 64
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.01
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.7
+
+
+class Layers(Spec):
+    """Which layers are searched, by shell-style patterns; nothing included means the default."""
+
+    include: tuple[Pattern, ...] = ()
+    exclude: tuple[Pattern, ...] = ()
+
+
+class Range(Spec):
+    """The interval a number is drawn from."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, but must not exceed high, {self.high}")
+        return self
+
+
+class LearnerSettings(Spec):
+    """What gradient descent cannot learn: the hyper-parameters of one candidate.
+
+    sigma is in units of a mask's length; `structural_rate` multiplies the weights' learning rate;
+    `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
+    """
+
+    start: StartName = "allocated"
+    start_excess: Annotated[float, Field(ge=1)] = 2.0
+    group: PositiveInt = 1
+    sigma_start: PositiveFloat = 0.1
+    sigma_end: PositiveFloat = 1.0
+    shrink: NonNegativeFloat = 0.1
+    structural_rate: NonNegativeFloat = 10.0
+    schedule: Fraction = 0.4
+    learning: Fraction = 0.6
+    pieces: Literal["ranks", "rectangles"] = "rectangles"
+    metric: Literal["uniform", "saliency"] = "saliency"
+    gaudi: bool = True
+
+
+class Space(Spec):
+    """What the candidates are drawn from, and the plain families they must beat."""
+
+    baselines: tuple[BaselineName, ...] = (
+        "dense_shrunk",
+        "uniform_low_rank",
+        "allocated_low_rank",
+        "block_diagonal",
+    )
+    starts: Annotated[tuple[StartName, ...], Field(min_length=1)] = ("allocated", "uniform")
+    groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
+    sigma_start: Range = Range(low=0.02, high=0.3)
+    sigma_end: Range = Range(low=0.5, high=2.0)
+    shrink: Range = Range(low=0.01, high=0.5)
+    structural_rate: Range = Range(low=1.0, high=60.0)
+    enqueue: tuple[LearnerSettings, ...] = (LearnerSettings(),)
+
+
+class Sampler(Spec):
+    """Which of Optuna's samplers and pruners propose and stop the candidates."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["median", "none"] = "median"
+
+
+class SearchSpec(Spec):
+    """One search. The same spec and seed give the same structures on the same machine."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] = ()
+    model: Model
+    dataset: Dataset | None = None
+    budget: Budget
+    compute: Compute = Compute()
+    training: Training = Training()
+    space: Space = Space()
+    sampler: Sampler = Sampler()
+    layers: Layers = Layers()
+    repeats: PositiveInt = 1
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _data_fit_the_model(self) -> Self:
+        if isinstance(self.model, Matrix) == (self.dataset is not None):
+            raise ValueError(
+                "dataset must be left out for a matrix, which is its own data"
+                if self.dataset is not None
+                else f"dataset is missing; choose one of {', '.join(DATASET_TASKS)}"
+            )
+        return self
+
+
+class ResolvedSearch(Spec):
+    """A spec with everything that arithmetic can know filled in."""
+
+    network: NetworkSpec
+    eligible: tuple[str, ...]
+    quantity: Quantity
+    budget: PositiveInt
+    dense_cost: PositiveInt
+    smallest_cost: PositiveInt
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The eligible layers, dense."""
+        return tuple(layer for layer in self.network.layers if layer.name in self.eligible)
+
+
+def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSearch:
+    """Check a spec against its network; `matrix` is the shape of the artifact it names, if any.
+
+    Raises SpecError with the field and the remedy.
+    """
+    task = _task(spec, matrix)
+    try:
+        network = dense_network(spec.model, task)
+    except ValueError as error:
+        raise SpecError("model", str(error)) from error
+    eligible = _eligible(spec, network)
+    layers = [layer for layer in network.layers if layer.name in eligible]
+    quantity = spec.budget.quantity
+    dense = sum(dense_cost(layer, quantity) for layer in layers)
+    budget = _budget(spec.budget, dense)
+    smallest = sum(layer_weight(layer, quantity) * (layer.rows + layer.columns) for layer in layers)
+    if budget < smallest:
+        raise BudgetUnreachable(
+            "budget",
+            f"a budget of {budget:,} {_UNITS[quantity]} cannot be reached: "
+            f"rank 1 in all {len(layers)} eligible layers costs {smallest:,} "
+            f"(ratio {smallest / dense:.4f}); ask for at least that, or exclude layers",
+        )
+    return ResolvedSearch(
+        network=network,
+        eligible=eligible,
+        quantity=quantity,
+        budget=budget,
+        dense_cost=dense,
+        smallest_cost=smallest,
+    )
+
+
+_UNITS: dict[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
+
+
+def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:
+    if spec.dataset is not None:
+        return DATASET_TASKS[spec.dataset]
+    if matrix is None:
+        raise SpecError("model.artifact", "no such matrix has been uploaded; PUT /artifacts first")
+    return matrix
+
+
+def _budget(budget: Budget, dense: int) -> int:
+    if budget.absolute is None:
+        return int((budget.ratio or 0.0) * dense)
+    if budget.absolute > dense:
+        raise SpecError(
+            "budget.absolute",
+            f"{budget.absolute:,} is more than the {dense:,} that the eligible layers cost dense",
+        )
+    return budget.absolute
+
+
+def _eligible(spec: SearchSpec, network: NetworkSpec) -> tuple[str, ...]:
+    names = [layer.name for layer in network.layers]
+    include = spec.layers.include or default_layers(spec.model)
+    patterns = (("layers.include", include), ("layers.exclude", spec.layers.exclude))
+    for field, listed in patterns:
+        for pattern in listed:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SpecError(
+                    field, f"{pattern!r} matches no layer; the layers are {', '.join(names)}"
+                )
+    eligible = tuple(
+        name
+        for name in names
+        if any(fnmatchcase(name, pattern) for pattern in include)
+        and not any(fnmatchcase(name, pattern) for pattern in spec.layers.exclude)
+    )
+    if not eligible:
+        raise SpecError("layers.exclude", "the patterns leave no layer to search")
+    return eligible

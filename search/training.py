@@ -1,0 +1,236 @@
+"""Training any network on any task: one loop, resumable at every epoch, stoppable at every step."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.checkpoint import load_tensors, save_tensors
+from models.spec import ImageTask, MatrixTask
+from search.data import Data, Split
+from search.progress import Progress, Update
+from search.spec import Training
+
+MATRIX_EPOCH = 100  # full-batch steps that count as one epoch where the data are one matrix
+WARMUP = 0.05  # share of the steps over which the learning rate rises
+
+
+class StoppedError(Exception):
+    """Asked to stop; the newest checkpoint is kept."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss that is no number: the step, and the first layer whose weights or gradient are not."""
+
+    def __init__(self, step: int, layer: str) -> None:
+        super().__init__(f"the loss is not finite at step {step}, first seen in layer {layer}")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Data, the teacher's answers on the training part, and how to train on them."""
+
+    data: Data
+    teacher: Float[Tensor, "samples outputs"] | None
+    recipe: Training
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in one pass over the training part."""
+        match self.data.task:
+            case ImageTask():
+                return max(1, self._samples // self.recipe.batch)
+            case MatrixTask():
+                return MATRIX_EPOCH
+            case _:
+                assert_never(self.data.task)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """Yield the indices of every batch; the order depends on seed and epoch only."""
+        samples = self._samples
+        if isinstance(self.data.task, MatrixTask):
+            yield from [torch.arange(samples)] * MATRIX_EPOCH
+            return
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        order = torch.randperm(samples, generator=generator)
+        order += (epoch % self.data.variants) * samples
+        batch = min(self.recipe.batch, samples)
+        yield from order[: self.steps_per_epoch * batch].split(batch)
+
+    @property
+    def _samples(self) -> int:
+        return len(self.data.train) // self.data.variants
+
+    def loss(self, network: nn.Module, indices: Tensor) -> Tensor:
+        """Return the training loss of one batch, distilled where there is a teacher."""
+        outputs = network(self.data.train.inputs[indices])
+        own = task_loss(self.data, outputs, self.data.train.targets[indices])
+        weight = self.recipe.distillation
+        if self.teacher is None or weight == 0:
+            return own
+        wanted = F.log_softmax(self.teacher[indices], dim=-1)
+        divergence = F.kl_div(
+            F.log_softmax(outputs, dim=-1), wanted, reduction="batchmean", log_target=True
+        )
+        return (1 - weight) * own + weight * divergence
+
+
+def task_loss(data: Data, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of classes; the relative squared error of a matrix's columns."""
+    match data.task:
+        case ImageTask():
+            return F.cross_entropy(outputs, targets)
+        case MatrixTask():
+            error = (outputs - targets).square().sum(-1).mean()
+            return error / data.train.targets.square().sum(-1).mean()
+        case _:
+            assert_never(data.task)
+
+
+@torch.no_grad()
+def answers(network: nn.Module, inputs: Tensor, *, batch: int = 250) -> Tensor:
+    """Return the network's outputs on all inputs, in evaluation mode."""
+    network.eval()
+    return torch.cat([network(part) for part in inputs.split(batch)])
+
+
+def evaluate(network: nn.Module, data: Data, split: Split) -> tuple[float, float | None]:
+    """Return the mean loss and the accuracy, which is None where there are no classes."""
+    outputs = answers(network, split.inputs)
+    loss = float(task_loss(data, outputs, split.targets))
+    if isinstance(data.task, MatrixTask):
+        return loss, None
+    return loss, float((outputs.argmax(-1) == split.targets).double().mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of epochs of a trial: the learning rate's schedule spans all `total_epochs`."""
+
+    name: str
+    first_epoch: int
+    last_epoch: int
+    total_epochs: int
+
+
+def fit(
+    network: nn.Module,
+    problem: Problem,
+    phase: Phase,
+    groups: list[dict[str, Any]],
+    *,
+    checkpoint: Path,
+    progress: Progress,
+    after_backward: Callable[[int], None] = lambda _: None,
+    after_step: Callable[[int], None] = lambda _: None,
+    after_epoch: Callable[[int, float], None] = lambda _epoch, _loss: None,
+) -> None:
+    """Train through the phase's epochs, from `checkpoint` where it holds this phase.
+
+    A group's `factor` multiplies the learning rate. `after_backward` sees the gradients,
+    `after_step` the new weights, `after_epoch` the validation loss. Raises StoppedError,
+    NotFiniteError.
+    """
+    optimiser = torch.optim.AdamW(
+        groups,
+        lr=problem.recipe.learning_rate,
+        weight_decay=problem.recipe.weight_decay,
+        fused=True,
+    )
+    per_epoch = problem.steps_per_epoch
+    first = _resume(checkpoint, phase, network, optimiser)
+    for epoch in range(first, phase.last_epoch):
+        network.train()
+        for index, indices in enumerate(problem.batches(epoch)):
+            step = epoch * per_epoch + index
+            if progress.should_stop():
+                raise StoppedError
+            share = learning_rate_share(step, phase.total_epochs * per_epoch)
+            for group in optimiser.param_groups:
+                group["lr"] = problem.recipe.learning_rate * share * group["factor"]
+            loss = problem.loss(network, indices)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            after_backward(step)
+            _check_finite(loss, network, step)
+            optimiser.step()
+            after_step(step)
+            progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
+        validation, accuracy = evaluate(network, problem.data, problem.data.validation)
+        _save(checkpoint, phase, epoch + 1, network, optimiser)
+        metrics = {"training_loss": loss.item(), "validation_loss": validation}
+        if accuracy is not None:
+            metrics["validation_accuracy"] = accuracy
+        done = (epoch + 1) * per_epoch
+        progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
+        after_epoch(epoch + 1, validation)
+
+
+def learning_rate_share(step: int, total: int) -> float:
+    """Rise linearly over the warm-up, then fall to zero along a half cosine."""
+    rise = min(1.0, (step + 1) / max(1.0, WARMUP * total))
+    return rise * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def weight_groups(network: nn.Module, *, factor: float = 1.0) -> list[dict[str, Any]]:
+    """Group the parameters: matrices decay, vectors do not."""
+    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": matrices, "factor": factor},
+        {"params": vectors, "factor": factor, "weight_decay": 0.0},
+    ]
+
+
+def checkpoint_phase(checkpoint: Path) -> str | None:
+    """Return the name of the phase a checkpoint was written in, if there is one."""
+    if not checkpoint.exists():
+        return None
+    _, notes = load_tensors(checkpoint)
+    return str(notes["phase"])
+
+
+def _check_finite(loss: Tensor, network: nn.Module, step: int) -> None:
+    if torch.isfinite(loss):
+        return
+    for name, parameter in network.named_parameters():
+        values = [parameter] if parameter.grad is None else [parameter, parameter.grad]
+        if not all(bool(torch.isfinite(value).all()) for value in values):
+            raise NotFiniteError(step, name)
+    raise NotFiniteError(step, "output")
+
+
+def _save(
+    checkpoint: Path, phase: Phase, epoch: int, network: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
+    save_tensors(checkpoint, tensors, {"phase": phase.name, "epoch": epoch})
+
+
+def _resume(
+    checkpoint: Path, phase: Phase, network: nn.Module, optimiser: torch.optim.Optimizer
+) -> int:
+    if checkpoint_phase(checkpoint) != phase.name:
+        return phase.first_epoch
+    tensors, notes = load_tensors(checkpoint)
+    network.load_state_dict(_below("network.", tensors))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below("optimiser.", tensors).items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    return int(notes["epoch"])
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

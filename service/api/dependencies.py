@@ -1,0 +1,56 @@
+"""What a route is given: one session, which is one transaction, and what the request says."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
+
+from service.db.session import Database
+from service.settings import Settings
+
+
+def database(request: Request) -> Database:
+    """Where this application's rows are."""
+    found: Database = request.app.state.database
+    return found
+
+
+def settings(request: Request) -> Settings:
+    """What this application was started with."""
+    found: Settings = request.app.state.settings
+    return found
+
+
+def reading(rows: Annotated[Database, Depends(database)]) -> Iterator[Session]:
+    """Give a view of the rows that does not change during the request."""
+    with rows.read() as session:
+        yield session
+
+
+def writing(rows: Annotated[Database, Depends(database)]) -> Iterator[Session]:
+    """Give a transaction that is committed before the answer leaves."""
+    with rows.write() as session:
+        yield session
+
+
+def request_id(request: Request) -> str:
+    """The name of this request in the log, in the events and in the answer."""
+    found: str = request.state.request_id
+    return found
+
+
+def json_only(request: Request) -> None:
+    """Refuse a body that does not call itself JSON: a page elsewhere cannot send one unasked."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, "send the body as application/json")
+
+
+# The default scope would commit after the answer: a failed commit would still have said 202.
+Reading = Annotated[Session, Depends(reading, scope="function")]
+Writing = Annotated[Session, Depends(writing, scope="function")]
+Rows = Annotated[Database, Depends(database)]
+Installation = Annotated[Settings, Depends(settings)]
+RequestId = Annotated[str, Depends(request_id)]

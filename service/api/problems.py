@@ -1,0 +1,93 @@
+"""Every failure as problem+json (RFC 9457), with the request's id and without our insides."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from search.spec import SearchSpec, SpecError
+from service.api.sentences import Fault, faults
+from service.errors import ServiceError
+
+SEARCH_SCHEMA = SearchSpec.model_json_schema()
+REMEDIES = {
+    HTTPStatus.NOT_FOUND: "there is nothing here; /openapi.json lists what there is",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this address does not answer that method; see Allow",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "this is our fault; the log has more under the request's id",
+}
+
+
+def problem(
+    request_id: str,
+    status: int,
+    detail: str,
+    *,
+    code: str | None = None,
+    wrong: tuple[Fault, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """One answer for everything that goes wrong; `wrong` names the fields to change."""
+    phrase = HTTPStatus(status).phrase
+    body: dict[str, Any] = {
+        "type": f"urn:matnas:problem:{code or phrase.lower().replace(' ', '_')}",
+        "title": phrase,
+        "status": status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if len(wrong) == 1:
+        body["field"] = wrong[0].field
+    if wrong:
+        body["errors"] = [{"field": one.field, "sentence": one.sentence} for one in wrong]
+    # ASCII only: what a client sent may hold surrogates, which UTF-8 cannot.
+    return Response(
+        json.dumps(body), status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer every exception with a problem."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(SpecError, _spec_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _our_fault)
+
+
+def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    wrong = (Fault(error.field, error.sentence),) if error.field is not None else ()
+    return problem(
+        request.state.request_id, error.status, error.sentence, code=error.code, wrong=wrong
+    )
+
+
+def _spec_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SpecError)
+    wrong = (Fault(error.field, error.sentence),)
+    return problem(request.state.request_id, 422, error.sentence, code="spec_refused", wrong=wrong)
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = faults(error.errors(), body=error.body, schema=SEARCH_SCHEMA)
+    detail = "; ".join(fault.sentence for fault in wrong)
+    return problem(request.state.request_id, 422, detail, code="malformed", wrong=wrong)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    said = "" if error.detail == status.phrase else error.detail
+    detail = said or REMEDIES.get(status, status.phrase)
+    return problem(request.state.request_id, status, detail, headers=error.headers)
+
+
+def _our_fault(request: Request, _: Exception) -> Response:
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return problem(request.state.request_id, status, REMEDIES[status])

@@ -1,0 +1,145 @@
+"""What every request meets first: an id, a log line, limits, and the same-site rules."""
+
+import logging
+import re
+import time
+from contextvars import ContextVar
+from typing import final
+from uuid import uuid4
+
+from fastapi.responses import Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import problem
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", re.ASCII)
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+current_request: ContextVar[str] = ContextVar("current_request", default="-")
+logger = logging.getLogger(__name__)
+
+
+@final
+class RequestGate:
+    """Names the request, refuses what may not pass, counts its body and logs it."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str],
+        max_body_bytes: int,
+        max_upload_bytes: int,
+    ) -> None:
+        self._app = app
+        self._hosts = LOCAL_HOSTS | hosts
+        self._max_body_bytes = max_body_bytes
+        self._max_upload_bytes = max_upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        current_request.set(request_id)
+        started, status = time.monotonic(), 500
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                dress(MutableHeaders(scope=message), request_id)
+            await send(message)
+
+        try:
+            refused = self._refusal(scope, headers, request_id)
+            counted = _counted(receive, self._limit(scope))
+            await (refused or self._app)(scope, counted, send_named)
+        finally:
+            logger.info(
+                "%s %s %d %.0f ms",
+                scope["method"],
+                scope["path"].encode("unicode_escape").decode(),
+                status,
+                1000 * (time.monotonic() - started),
+            )
+
+    def _limit(self, scope: Scope) -> int:
+        uploads = scope["method"] == "PUT" and scope["path"].endswith("/artifacts")
+        return self._max_upload_bytes if uploads else self._max_body_bytes
+
+    def _refusal(self, scope: Scope, headers: Headers, request_id: str) -> Response | None:
+        host = HOST.fullmatch(headers.get("host", ""))
+        if host is None or host["name"].strip("[]").lower() not in self._hosts:
+            return problem(request_id, 400, "this server does not answer to that Host")
+        if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
+            return problem(request_id, 403, "writes are taken from this server's own pages only")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._limit(scope):
+            return problem(request_id, 413, _too_large(self._limit(scope)))
+        return None
+
+
+@final
+class RequestIdFilter(logging.Filter):
+    """Puts the request's id on every record, so that a format may show it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let everything pass, named."""
+        record.request_id = current_request.get()
+        return True
+
+
+def dress(headers: MutableHeaders, request_id: str) -> None:
+    """Put on what every answer carries."""
+    headers["X-Request-ID"] = request_id
+    headers.setdefault("Cache-Control", "no-cache")
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+
+
+def _request_id(offered: str) -> str:
+    return offered if re.fullmatch(r"[\w-]{1,64}", offered, re.ASCII) else uuid4().hex
+
+
+def _from_elsewhere(headers: Headers) -> bool:
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    """Refuse a body as soon as it is too long, whatever its headers promised."""
+    seen = 0
+
+    async def counting() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise HTTPException(413, _too_large(limit))
+        return message
+
+    return counting
+
+
+def _too_large(limit: int) -> str:
+    return f"the body is larger than the {limit:,} bytes that are accepted here"

@@ -1,0 +1,119 @@
+"""Files: uploads that a spec can name, and what a search has made."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import anyio.from_thread
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse
+
+from service import jobs
+from service.api.dependencies import Installation, Reading, Rows
+from service.api.schemas import ArtifactAnswer, FileAnswer, FileList
+from service.artifacts import FolderStore
+from service.db.session import Database, clock
+from service.errors import ArtifactNotFound, NotYetThere
+from service.settings import Settings
+
+EXPORTED = re.compile(r"(?P<search>srch_[0-9a-f]{32})-(?P<number>\d{1,6})-(?P<name>[\w.]+)")
+
+router = APIRouter(tags=["artifacts"])
+
+
+@router.put("/artifacts", status_code=201, response_model=ArtifactAnswer)
+async def upload(request: Request, rows: Rows, installation: Installation) -> Response:
+    """Keep one matrix, sent as the bytes of a safetensors file."""
+    stream = aiter(request.stream())
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    def chunks() -> Iterator[bytes]:
+        while (chunk := anyio.from_thread.run(following)) is not None:
+            yield chunk
+
+    answer = await run_in_threadpool(_keep, chunks(), rows, installation)
+    headers = {"Location": f"/v1/artifacts/{answer.id}"}
+    return Response(answer.model_dump_json(), 201, headers, "application/json")
+
+
+@router.get("/artifacts/{artifact_id}", response_class=FileResponse)
+def download(
+    artifact_id: str,
+    session: Reading,
+    installation: Installation,
+    if_none_match: Annotated[str, Header()] = "",
+) -> Response:
+    """Send a file, or a range of it; its ETag is the SHA-256 of the whole."""
+    store = FolderStore(installation.home)
+    if exported := EXPORTED.fullmatch(artifact_id):
+        search_id, number, name = exported["search"], int(exported["number"]), exported["name"]
+        trial = jobs.get_trial(session, search_id, number, now=clock(session))
+        found = {path.name: path for path in store.exports(search_id, number, trial.attempt)}
+        if name not in found:
+            raise ArtifactNotFound(artifact_id)
+        path, filename = found[name], name
+    else:
+        path = store.upload(jobs.get_artifact(session, artifact_id).id)
+        filename = f"{artifact_id}.safetensors"
+    stat = path.stat()
+    sha256 = _checksum(path, stat.st_mtime_ns, stat.st_size)
+    headers = {
+        "ETag": f'"{sha256}"',
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+    }
+    if headers["ETag"] in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return FileResponse(
+        path, headers=headers, media_type="application/octet-stream", filename=filename
+    )
+
+
+@router.get("/searches/{search_id}/artifacts")
+def files(search_id: str, session: Reading, installation: Installation) -> FileList:
+    """List the files that the trials of a search have exported, and its report."""
+    store = FolderStore(installation.home)
+    found = [
+        _file(f"{search_id}-{trial.number}-{path.name}", path, trial.number)
+        for trial in jobs.list_trials(session, search_id, now=clock(session))
+        if trial.state == "COMPLETE"
+        for path in store.exports(search_id, trial.number, trial.attempt)
+    ]
+    try:
+        size = len(jobs.report(session, search_id).model_dump_json())
+    except NotYetThere:
+        return FileList(items=tuple(found))
+    link = f"/v1/searches/{search_id}/report"
+    report = FileAnswer(id=search_id, name="report.json", trial=None, bytes=size, link=link)
+    return FileList(items=(report, *found))
+
+
+def _keep(chunks: Iterator[bytes], rows: Database, settings: Settings) -> ArtifactAnswer:
+    store = FolderStore(settings.home)
+    with rows.read() as session:
+        now = clock(session)
+    artifact = store.put(chunks, max_bytes=settings.max_upload_bytes, now=now)
+    with rows.write() as session:
+        return ArtifactAnswer.model_validate(jobs.add_artifact(session, artifact))
+
+
+def _file(artifact_id: str, path: Path, number: int) -> FileAnswer:
+    return FileAnswer(
+        id=artifact_id,
+        name=path.name,
+        trial=number,
+        bytes=path.stat().st_size,
+        link=f"/v1/artifacts/{artifact_id}",
+    )
+
+
+@lru_cache(maxsize=256)
+def _checksum(path: Path, _modified: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""Searches: asked for, listed, watched, cancelled."""
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import AwareDatetime
+
+from search.report import Report
+from search.spec import Dataset, SearchSpec
+from service import jobs
+from service.api.dependencies import Installation, Reading, RequestId, Writing, json_only
+from service.api.paging import Cursor, Limit, next_link
+from service.api.schemas import FrontAnswer, SearchAnswer, SearchList
+from service.db.session import clock
+from service.lifecycle import SearchState
+from service.queue import send_after_commit
+
+# How often it is worth asking after a live search.
+RETRY_SECONDS = 2
+
+router = APIRouter(prefix="/searches", tags=["searches"])
+
+IdempotencyKey = Annotated[
+    str | None, Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,200}$")
+]
+ModelKind = Literal["mlp", "vit", "matrix"]
+Text = Annotated[str | None, Query(max_length=200)]
+
+
+@router.post("", status_code=202, response_model=SearchAnswer, dependencies=[Depends(json_only)])
+def submit(
+    spec: SearchSpec,
+    session: Writing,
+    installation: Installation,
+    request_id: RequestId,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Take a search on; with an Idempotency-Key, once."""
+    now = clock(session)
+    sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+    stored = jobs.recall(session, key, body_sha256=sha256, now=now) if key else None
+    if stored is not None:
+        return _accepted(json.dumps(stored.answer), str(stored.answer["id"]), stored.status)
+    resolved = jobs.resolve_spec(session, spec)
+    view = jobs.submit(session, spec, resolved=resolved, now=now, request_id=request_id)
+    answer = SearchAnswer.model_validate(view)
+    if key:
+        jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
+    again_after = timedelta(seconds=installation.hint_seconds)
+    send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
+    return _accepted(answer.model_dump_json(), view.id, 202)
+
+
+@router.get("")
+def list_searches(
+    request: Request,
+    session: Reading,
+    state: SearchState | None = None,
+    tag: Text = None,
+    model: ModelKind | None = None,
+    dataset: Dataset | None = None,
+    name: Text = None,
+    created_after: AwareDatetime | None = None,
+    created_before: AwareDatetime | None = None,
+    sort: Literal["-created_at", "created_at"] = "-created_at",
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> SearchList:
+    """List searches, newest first unless told."""
+    page = jobs.list_searches(
+        session,
+        jobs.SearchFilter(
+            state=state,
+            tag=tag,
+            model=model,
+            dataset=dataset,
+            name=name,
+            created_after=created_after,
+            created_before=created_before,
+        ),
+        now=clock(session),
+        cursor=cursor,
+        limit=limit,
+        oldest_first=sort == "created_at",
+    )
+    items = tuple(SearchAnswer.model_validate(view) for view in page.searches)
+    return SearchList(items=items, next=next_link(request, page.cursor))
+
+
+@router.get("/{search_id}", response_model=SearchAnswer)
+def get_search(
+    search_id: str,
+    session: Reading,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Tell how a search is doing; 304 if nothing has changed but the estimate."""
+    view = jobs.get_search(session, search_id, now=clock(session))
+    answer = SearchAnswer.model_validate(view)
+    lasting = answer.model_dump_json(exclude={"progress": {"eta_seconds"}})
+    tag = f'W/"{hashlib.sha256(lasting.encode()).hexdigest()[:32]}"'
+    headers = {"ETag": tag} | ({"Retry-After": str(RETRY_SECONDS)} if view.live else {})
+    if tag in (if_none_match or ""):
+        return Response(status_code=304, headers=headers)
+    return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
+
+
+@router.post("/{search_id}/cancel", status_code=202)
+def cancel(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+    """Stop a search, keeping what is done; repeating it is harmless."""
+    now = clock(session)
+    view = jobs.cancel(session, search_id, now=now, request_id=request_id)
+    return SearchAnswer.model_validate(view)
+
+
+@router.get("/{search_id}/front")
+def front(search_id: str, session: Reading) -> FrontAnswer:
+    """List the networks between loss, cost and latency, the best trade-offs marked."""
+    return FrontAnswer(items=jobs.front(session, search_id))
+
+
+@router.get("/{search_id}/report")
+def report(search_id: str, session: Reading) -> Report:
+    """Give what was measured on the exported files."""
+    return jobs.report(session, search_id)
+
+
+def _accepted(body: str, search_id: str, status: int) -> Response:
+    headers = {"Location": f"/v1/searches/{search_id}", "Retry-After": str(RETRY_SECONDS)}
+    return Response(body, status, headers=headers, media_type="application/json")

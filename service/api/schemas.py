@@ -1,0 +1,299 @@
+"""What the API says, as schemas: nothing has a default, so nothing is said by omission."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import final
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from models.cost import Quantity, dense_cost, layer_cost, structure_size
+from models.spec import LayerSpec, NetworkSpec, Structure
+from search.plan import TrialKind, TrialState
+from search.spec import BaselineName, LearnerSettings, SearchSpec
+from service.jobs import BestView, ComparedTrial, Curve, FrontPoint, ProgressView
+from service.lifecycle import Reason, SearchState
+
+
+class Answer(BaseModel):
+    """Read from the views of `service.jobs`."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+@final
+class SearchAnswer(Answer):
+    """A search: its state, progress, best so far, and what it may cost."""
+
+    id: str
+    name: str | None
+    tags: tuple[str, ...]
+    state: SearchState
+    reason: Reason
+    sentence: str
+    version: int
+    progress: ProgressView
+    best: BestView | None
+    quantity: Quantity
+    budget: int
+    dense_cost: int
+    smallest_cost: int
+    eligible: tuple[str, ...]
+    created_at: datetime
+    started_at: datetime | None
+    deadline_at: datetime | None
+    ended_at: datetime | None
+    spec: SearchSpec
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def links(self) -> dict[str, str]:
+        """Where to go from here."""
+        here = f"/v1/searches/{self.id}"
+        parts = ("trials", "events", "front", "artifacts", "report", "cancel")
+        return {
+            "self": here,
+            **{part: f"{here}/{part}" for part in parts},
+            "page": f"/view/{self.id}",
+        }
+
+
+@final
+class TrialAnswer(Answer):
+    """A trial: `metrics` is what it ended with, `latest` the newest value of each curve."""
+
+    id: str
+    search_id: str
+    number: int
+    kind: TrialKind
+    family: BaselineName | None
+    repeat: int
+    name: str
+    state: TrialState
+    reason: Reason
+    sentence: str
+    attempt: int
+    losses: int
+    settings: LearnerSettings | None
+    metrics: Mapping[str, float | None]
+    latest: Mapping[str, float | None]
+    cost: int | None
+    phase: str | None
+    done: int | None
+    total: int | None
+    unit: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    seconds: float | None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def validation_loss(self) -> float | None:
+        """What it ended with, or the newest value while it runs."""
+        return self.metrics.get("validation_loss", self.latest.get("validation_loss"))
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def links(self) -> dict[str, str]:
+        """Where to go from here."""
+        search = f"/v1/searches/{self.search_id}"
+        here = f"{search}/trials/{self.number}"
+        drawing = {"structure": f"{here}/structure", "drawing": f"{here}/structure.svg"}
+        return {"self": here, "search": search, "metrics": f"{here}/metrics", **drawing}
+
+
+@final
+class EventAnswer(Answer):
+    """One transition of a search, or of one of its trials."""
+
+    id: int
+    trial_number: int | None
+    attempt: int | None
+    kind: str
+    state: str
+    reason: Reason
+    sentence: str
+    actor: str
+    request_id: str | None
+    at: datetime
+
+
+@final
+class CurvesAnswer(Answer):
+    """The curves of a trial: (step, value), thinned with the extremes kept."""
+
+    curves: Mapping[str, Curve]
+
+
+@final
+class LayerAnswer(Answer):
+    """One linear layer: what it is made of, and its cost beside the dense layer's."""
+
+    name: str
+    rows: int
+    columns: int
+    tokens: int
+    structure: Structure
+    size: int
+    cost: int
+    dense_cost: int
+    share: float
+    eligible: bool
+
+    @classmethod
+    def of(cls, layer: LayerSpec, quantity: Quantity, *, eligible: bool) -> "LayerAnswer":
+        """Count one layer."""
+        cost, dense = layer_cost(layer, quantity), dense_cost(layer, quantity)
+        return cls(
+            name=layer.name,
+            rows=layer.rows,
+            columns=layer.columns,
+            tokens=layer.tokens,
+            structure=layer.structure,
+            size=structure_size(layer.structure, rows=layer.rows, columns=layer.columns),
+            cost=cost,
+            dense_cost=dense,
+            share=cost / dense,
+            eligible=eligible,
+        )
+
+
+@final
+class StructureAnswer(Answer):
+    """A found network; `cost` and `dense_cost` are of the eligible layers."""
+
+    quantity: Quantity
+    cost: int
+    dense_cost: int
+    layers: tuple[LayerAnswer, ...]
+    network: NetworkSpec
+
+    @classmethod
+    def of(
+        cls, network: NetworkSpec, quantity: Quantity, eligible: tuple[str, ...]
+    ) -> "StructureAnswer":
+        """Count a network."""
+        layers = tuple(
+            LayerAnswer.of(layer, quantity, eligible=layer.name in eligible)
+            for layer in network.layers
+        )
+        searched = [layer for layer in layers if layer.eligible]
+        return cls(
+            quantity=quantity,
+            cost=sum(layer.cost for layer in searched),
+            dense_cost=sum(layer.dense_cost for layer in searched),
+            layers=layers,
+            network=network,
+        )
+
+
+@final
+class ComparedAnswer(Answer):
+    """One column of a comparison."""
+
+    trial: TrialAnswer
+    structure: StructureAnswer
+    curves: Mapping[str, Curve]
+
+    @classmethod
+    def of(cls, compared: ComparedTrial) -> "ComparedAnswer":
+        """Count a compared network, in MACs, whatever its search's budget was in."""
+        return cls(
+            trial=TrialAnswer.model_validate(compared.trial),
+            structure=StructureAnswer.of(compared.network, "macs", compared.eligible),
+            curves=compared.curves,
+        )
+
+
+@final
+class LayerComparison(Answer):
+    """One layer in every compared network, None where there is no such layer."""
+
+    name: str
+    cells: tuple[LayerAnswer | None, ...]
+
+
+@final
+class ComparisonAnswer(Answer):
+    """2 to 8 found networks side by side."""
+
+    trials: tuple[ComparedAnswer, ...]
+    layers: tuple[LayerComparison, ...]
+
+    @classmethod
+    def of(cls, compared: tuple[ComparedTrial, ...]) -> "ComparisonAnswer":
+        """Line the layers up by name, in the order in which they first occur."""
+        columns = tuple(ComparedAnswer.of(one) for one in compared)
+        tables = [{layer.name: layer for layer in one.structure.layers} for one in columns]
+        names = dict.fromkeys(name for table in tables for name in table)
+        layers = tuple(
+            LayerComparison(name=name, cells=tuple(table.get(name) for table in tables))
+            for name in names
+        )
+        return cls(trials=columns, layers=layers)
+
+
+@final
+class ArtifactAnswer(Answer):
+    """An upload; its id is what a spec names."""
+
+    id: str
+    kind: str
+    sha256: str
+    bytes: int
+    tensor: str
+    dtype: str
+    rows: int
+    columns: int
+    created_at: datetime
+
+
+@final
+class FileAnswer(Answer):
+    """A file that a search has made."""
+
+    id: str
+    name: str
+    trial: int | None
+    bytes: int
+    link: str
+
+
+class Page(Answer):
+    """A part of a list; `next` asks for what follows."""
+
+    next: str | None
+
+
+@final
+class SearchList(Page):
+    """Searches."""
+
+    items: tuple[SearchAnswer, ...]
+
+
+@final
+class TrialList(Page):
+    """Trials of one search."""
+
+    items: tuple[TrialAnswer, ...]
+
+
+@final
+class EventList(Page):
+    """Events of one search, oldest first."""
+
+    items: tuple[EventAnswer, ...]
+
+
+@final
+class FileList(Answer):
+    """Files of one search."""
+
+    items: tuple[FileAnswer, ...]
+
+
+@final
+class FrontAnswer(Answer):
+    """The networks of a search that no other beats in everything."""
+
+    items: tuple[FrontPoint, ...]

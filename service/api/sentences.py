@@ -1,0 +1,145 @@
+"""What is wrong with a request, as fields and sentences that name the remedy."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, final
+
+Location = Sequence[int | str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong: the field's path, empty for the whole body, and a sentence."""
+
+    field: str
+    sentence: str
+
+
+def faults(
+    errors: Sequence[Mapping[str, Any]], *, body: object, schema: Mapping[str, Any]
+) -> tuple[Fault, ...]:
+    """Translate pydantic's errors; `schema` is the JSON schema of the body, for what else exists.
+
+    An error about a container is left out where one of its members is named already.
+    """
+    locations = [tuple(error["loc"]) for error in errors]
+    return tuple(
+        _fault(error, body, schema)
+        for error, location in zip(errors, locations, strict=True)
+        if not any(other[: len(location)] == location != other for other in locations)
+    )
+
+
+def _fault(error: Mapping[str, Any], body: object, schema: Mapping[str, Any]) -> Fault:
+    where, *rest = error["loc"]
+    if where != "body":
+        field = path(rest)
+        return Fault(field, _sentence(error, field, {}))
+    if error["type"] == "json_invalid":
+        return Fault("", f"the body is not JSON: {error['ctx']['error']} at character {rest[0]}")
+    if not rest and error["type"] != "value_error":
+        return Fault("", "the body must be a JSON object")
+    known, keys = _walk(rest, body, schema, missing=error["type"] == "missing")
+    if error["type"] == "value_error":
+        sentence = str(error["ctx"]["error"])
+        # Our own validators of several fields open with the one to change.
+        first = sentence.partition(" ")[0]
+        return Fault(
+            path([*keys, first] if first in known.get("properties", ()) else keys), sentence
+        )
+    if error["type"].startswith("union_tag"):
+        keys.append(error["ctx"]["discriminator"].strip("'"))
+    return Fault(path(keys), _sentence(error, path(keys), known))
+
+
+def path(keys: Location) -> str:
+    """`space.groups[1]`."""
+    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+    return text.removeprefix(".")
+
+
+def _walk(
+    location: Location, body: object, schema: Mapping[str, Any], *, missing: bool
+) -> tuple[Mapping[str, Any], list[int | str]]:
+    """Follow pydantic's location through body and schema, dropping the tags of unions.
+
+    Returns the schema where the error is (of the parent, for a key that does not belong there).
+    """
+    definitions = schema.get("$defs", {})
+    known = _resolved(schema, body, definitions)
+    keys: list[int | str] = []
+    for index, key in enumerate(location):
+        last = index == len(location) - 1
+        inside = (isinstance(body, dict) and key in body) or isinstance(body, list)
+        if not inside and not (missing and last):
+            continue  # the tag of a union, which is no part of the body
+        keys.append(key)
+        body = body[key] if inside else None  # type: ignore[index]
+        inner = known.get("items") if isinstance(key, int) else known.get("properties", {}).get(key)
+        if inner is not None:
+            known = _resolved(inner, body, definitions)
+    return known, keys
+
+
+def _resolved(
+    schema: Mapping[str, Any], body: object, definitions: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    if "$ref" in schema:
+        return _resolved(definitions[schema["$ref"].rpartition("/")[2]], body, definitions)
+    tags = schema.get("discriminator", {}).get("mapping", {})
+    tag = (
+        body.get(schema["discriminator"]["propertyName"]) if tags and isinstance(body, dict) else ""
+    )
+    if isinstance(tag, str) and tag in tags:
+        return _resolved({"$ref": tags[tag]}, body, definitions)
+    return schema
+
+
+def _sentence(error: Mapping[str, Any], field: str, known: Mapping[str, Any]) -> str:
+    ctx = error.get("ctx", {})
+    value = shown(error.get("input"))
+    match error["type"]:
+        case "missing":
+            return f"{field} is missing"
+        case "extra_forbidden":
+            return _unknown_field(field, known)
+        case "union_tag_invalid":
+            choices = ctx["expected_tags"].replace("'", "")
+            return f"{field} is {ctx['tag']!r}; choose one of {choices}"
+        case "union_tag_not_found":
+            choices = ", ".join(known.get("discriminator", {}).get("mapping", {}))
+            return f"{field} is missing; choose one of {choices}"
+        case "literal_error" | "enum":
+            choices = ctx["expected"].replace("'", "").replace(" or ", ", ")
+            return f"{field} is {value}; choose one of {choices}"
+        case "value_error":
+            return f"{field} is {value}; {ctx['error']}"
+        case _:
+            rule = re.sub(r"^\w+ should", "it must", error["msg"])
+            return f"{field} is {value}; {rule[0].lower()}{rule[1:]}"
+
+
+def _unknown_field(field: str, known: Mapping[str, Any]) -> str:
+    names = sorted(known.get("properties", ()))
+    near = get_close_matches(field.rpartition(".")[2], names, n=1)
+    remedy = f"did you mean {near[0]}?" if near else f"the fields here are {', '.join(names)}"
+    return f"{field} is not a field; {remedy}"
+
+
+def shown(value: object) -> str:
+    """A value short enough for a sentence."""
+    match value:
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case bytes():
+            return "not JSON"
+        case None:
+            return "null"
+        case _:
+            text = repr(value)
+            return text if len(text) <= 60 else f"{text[:57]}..."

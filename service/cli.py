@@ -1,0 +1,211 @@
+"""The command line `matnas`: starts the service, and speaks with one over HTTP."""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from service import terminal
+from service.client import Client, Refused, SearchAnswer, Unreachable
+from service.settings import Settings
+from service.supervisor import CannotStart, Supervisor, listen, url_of
+
+# An open event stream would keep the server from ending.
+GRACE_SECONDS = 3
+
+app = typer.Typer(
+    help="Neural architecture search over matrix structures, as a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+database = typer.Typer(help="The database.", no_args_is_help=True)
+app.add_typer(database, name="db")
+
+out = Console()
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Host = Annotated[str | None, typer.Option(help="Address to answer on; loopback unless told.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Url = Annotated[str | None, typer.Option(help="Where the service is.")]
+SearchId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+
+
+@app.command()
+def up(host: Host = None, port: Port = None) -> None:
+    """Migrate, then run the service and a worker until Ctrl-C."""
+    with _plainly():
+        settings = _settings()
+        listener = _listen(settings, host, port)
+        _migrate(settings)
+        supervisor = Supervisor(listener, home=settings.home, say=_say)
+        supervisor.run()
+
+
+@app.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that listens.")] = None,
+) -> None:
+    """Run the REST API and the pages, without a worker."""
+    import uvicorn  # noqa: PLC0415  (the other commands start without it)
+
+    with _plainly():
+        settings = _settings()
+        listener = socket.socket(fileno=fd) if fd is not None else _listen(settings, host, port)
+        if fd is None:
+            _say(f"matnas answers at {url_of(listener)}")
+        config = uvicorn.Config(
+            "service.api.app:create_app",
+            factory=True,
+            log_config=None,  # the application logs every request itself, with its id
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command()
+def worker() -> None:
+    """Run trials, one after another."""
+    command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker"]
+    os.execv(sys.executable, command)  # noqa: S606
+
+
+@database.command()
+def upgrade() -> None:
+    """Bring the database's tables up to date."""
+    with _plainly():
+        _migrate(_settings())
+        _say("the database is up to date")
+
+
+@app.command()
+def submit(
+    file: Annotated[str, typer.Argument(help="A search as JSON; - reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
+    url: Url = None,
+) -> None:
+    """Ask for a search, and print its id."""
+    with _plainly(), _client(url) as client:
+        search = client.submit(_read(file))
+        typer.echo(search.id)
+        if watch:
+            _end_with(_watched(client, search.id))
+
+
+@app.command("watch")
+def watch_search(search_id: SearchId, url: Url = None) -> None:
+    """Show how a search is doing until it has ended."""
+    with _plainly(), _client(url) as client:
+        _end_with(_watched(client, search_id))
+
+
+@app.command()
+def show(search_id: SearchId, url: Url = None) -> None:
+    """Show a search as it is now."""
+    with _plainly(), _client(url) as client:
+        search = client.get(search_id)
+        _print_search(client, search)
+
+
+def _watched(client: Client, search_id: str) -> SearchAnswer:
+    search = terminal.watch(client, search_id, out)
+    _print_search(client, search)
+    return search
+
+
+def _print_search(client: Client, search: SearchAnswer) -> None:
+    why = ": ".join(part for part in (search.reason, search.sentence) if part)
+    out.print(f"{search.name or search.id}: [bold]{search.state}[/bold]", why, highlight=False)
+    if search.state == "SUCCEEDED":
+        report = client.report(search.id)
+        out.print(terminal.report_table(report))
+        out.print(terminal.layers_table(report))
+        return
+    if not search.ended:
+        out.print(terminal.doing(search), highlight=False)
+    out.print(terminal.trials_table(client.trials(search.id)))
+
+
+def _end_with(search: SearchAnswer) -> None:
+    if search.state != "SUCCEEDED":
+        raise typer.Exit(1)
+
+
+def _read(file: str) -> dict[str, object]:
+    text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    spec = json.loads(text)
+    if not isinstance(spec, dict):
+        raise ValueError("a search is a JSON object")
+    return spec
+
+
+def _settings() -> Settings:
+    return Settings()
+
+
+def _listen(settings: Settings, host: str | None, port: int | None) -> socket.socket:
+    return listen(
+        host or settings.host,
+        settings.port if port is None else port,
+        allow_remote=settings.allow_remote,
+    )
+
+
+def _migrate(settings: Settings) -> None:
+    from service.db.migrations import upgrade as migrate  # noqa: PLC0415  (Alembic is slow to load)
+
+    migrate(settings.database)
+
+
+def _client(url: str | None) -> Client:
+    settings = _settings()
+    return Client(url or f"http://{settings.host}:{settings.port}")
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence)
+    sys.stdout.flush()
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """End with one clear line: 2 for what the user can mend, 3 if nothing answers."""
+    try:
+        yield
+    except Unreachable as error:
+        _fail(str(error), 3)
+    except Refused as error:
+        _fail(str(error), 2)
+    except CannotStart as error:
+        _fail(str(error), 2)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        _fail(f"MATNAS_{name}: {first['msg']}", 2)
+    except json.JSONDecodeError as error:
+        _fail(f"the file is not JSON: {error}", 2)
+    except (OSError, ValueError) as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _fail(sentence: str, code: int) -> None:
+    err.print(f"[red]matnas:[/red] {sentence}")
+    raise typer.Exit(code) from None
+
+
+if __name__ == "__main__":
+    app()

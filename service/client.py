@@ -1,0 +1,278 @@
+"""The service from Python: typed calls over HTTP, and an event stream that mends itself."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, final
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from models.spec import NetworkSpec
+from search.report import Report
+from search.spec import SearchSpec
+
+ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+RETRY_SECONDS = 1.0
+
+
+class Answer(BaseModel):
+    """What the service says; a newer service may say more, which is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@final
+class ProgressAnswer(Answer):
+    """Where a search stands; the ETA is None while nothing has been measured."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+    eta_seconds: float | None
+
+
+@final
+class BestAnswer(Answer):
+    """The best finished trial that keeps the budget."""
+
+    number: int
+    name: str
+    validation_loss: float
+    cost: int
+
+
+@final
+class SearchAnswer(Answer):
+    """A search as the service tells it."""
+
+    id: str
+    name: str | None
+    state: str
+    reason: str
+    sentence: str
+    progress: ProgressAnswer
+    best: BestAnswer | None
+    links: Mapping[str, str]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in ENDED
+
+
+@final
+class TrialAnswer(Answer):
+    """One trial of a search."""
+
+    number: int
+    name: str
+    kind: str
+    state: str
+    reason: str
+    sentence: str
+    validation_loss: float | None
+    cost: int | None
+
+
+@final
+class FileAnswer(Answer):
+    """One file that can be downloaded."""
+
+    name: str
+    trial: int | None
+    bytes: int
+    link: str
+
+
+@final
+class Event(Answer):
+    """One transition of a search or of one of its trials."""
+
+    id: int
+    trial_number: int | None
+    state: str
+    reason: str
+    sentence: str
+
+
+@final
+class Refused(Exception):
+    """The service said no: its sentence, the field if there is one, and the HTTP status."""
+
+    def __init__(self, status: int, sentence: str, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.fields = fields
+
+
+@final
+class Unreachable(Exception):
+    """Nothing answers at the address."""
+
+
+@final
+class Client:
+    """A connection to one service; use it in a `with`."""
+
+    def __init__(self, url: str, *, http: httpx.Client | None = None) -> None:
+        self.url = url.rstrip("/")
+        # trust_env would send calls to loopback through a proxy.
+        self._http = http or httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def submit(
+        self, spec: SearchSpec | Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> SearchAnswer:
+        """Ask for a search."""
+        body = spec.model_dump(mode="json") if isinstance(spec, SearchSpec) else dict(spec)
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        answer = self._call("POST", "/v1/searches", json=body, headers=headers)
+        return SearchAnswer.model_validate(answer)
+
+    def get(self, search_id: str) -> SearchAnswer:
+        """Ask how a search is doing."""
+        return SearchAnswer.model_validate(self._call("GET", f"/v1/searches/{search_id}"))
+
+    def cancel(self, search_id: str) -> SearchAnswer:
+        """Stop a search, keeping what is done."""
+        return SearchAnswer.model_validate(self._call("POST", f"/v1/searches/{search_id}/cancel"))
+
+    def trials(self, search_id: str) -> tuple[TrialAnswer, ...]:
+        """Every trial, in the order of the numbers."""
+        link: str | None = f"/v1/searches/{search_id}/trials?limit=200"
+        found: list[TrialAnswer] = []
+        while link:
+            page = self._call("GET", link)
+            found += [TrialAnswer.model_validate(item) for item in page["items"]]
+            link = page["next"]
+        return tuple(found)
+
+    def structure(self, search_id: str, number: int) -> NetworkSpec:
+        """What trial `number` found."""
+        answer = self._call("GET", f"/v1/searches/{search_id}/trials/{number}/structure")
+        return NetworkSpec.model_validate(answer["network"])
+
+    def drawing(self, search_id: str, number: int) -> str:
+        """The same as an SVG."""
+        return self._request("GET", f"/v1/searches/{search_id}/trials/{number}/structure.svg").text
+
+    def report(self, search_id: str) -> Report:
+        """The table that a search ends with."""
+        return Report.model_validate(self._call("GET", f"/v1/searches/{search_id}/report"))
+
+    def files(self, search_id: str) -> tuple[FileAnswer, ...]:
+        """What can be downloaded of a search."""
+        answer = self._call("GET", f"/v1/searches/{search_id}/artifacts")
+        return tuple(FileAnswer.model_validate(item) for item in answer["items"])
+
+    def download(self, link: str, target: Path) -> None:
+        """Write one file to `target`, which appears only when it is whole."""
+        partial = target.with_name(f"{target.name}.part")
+        with _reaching(self.url), self._http.stream("GET", link) as response:
+            _check(response)
+            with partial.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+        partial.replace(target)
+
+    def upload(self, source: Path) -> str:
+        """Send a safetensors file; the id it gets is what a spec names."""
+        with source.open("rb") as file:
+            answer = self._call(
+                "PUT",
+                "/v1/artifacts",
+                content=file,
+                headers={"Content-Type": "application/octet-stream"},
+            )
+        return str(answer["id"])
+
+    def watch(self, search_id: str) -> Iterator[Event | SearchAnswer]:
+        """Everything that happens until the search has ended, reconnecting where it left off.
+
+        Gives events as they come, and the search itself whenever its progress has changed.
+        """
+        last: int | None = None
+        while True:
+            try:
+                for kind, content in self._stream(search_id, last):
+                    if kind == "progress":
+                        yield SearchAnswer.model_validate(content)
+                    else:
+                        event = Event.model_validate(content)
+                        last = event.id
+                        yield event
+            except httpx.TransportError:
+                pass  # asked again below
+            search = self._patiently(search_id)
+            if search.ended:
+                yield search
+                return
+            time.sleep(RETRY_SECONDS)
+
+    def _patiently(self, search_id: str, attempts: int = 30) -> SearchAnswer:
+        """Ask again for as long as a service takes to restart."""
+        for attempt in range(attempts):
+            try:
+                return self.get(search_id)
+            except Unreachable:
+                if attempt == attempts - 1:
+                    raise
+                time.sleep(RETRY_SECONDS)
+        raise AssertionError("unreachable")
+
+    def _stream(self, search_id: str, last: int | None) -> Iterator[tuple[str, Any]]:
+        headers = {"Accept": "text/event-stream"}
+        if last is not None:
+            headers["Last-Event-ID"] = str(last)
+        link = f"/v1/searches/{search_id}/events"
+        with self._http.stream("GET", link, headers=headers) as response:
+            _check(response)
+            kind, data = "message", ""
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "event":
+                    kind = value
+                elif name == "data":
+                    data += value
+                elif not line and data:
+                    yield kind, json.loads(data)
+                    kind, data = "message", ""
+
+    def _call(self, method: str, link: str, **more: Any) -> Any:
+        return self._request(method, link, **more).json()
+
+    def _request(self, method: str, link: str, **more: Any) -> httpx.Response:
+        with _reaching(self.url):
+            response = self._http.request(method, link, **more)
+        _check(response)
+        return response
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise Unreachable(f"nothing answers at {url}; start the service with: matnas up") from error
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    response.read()
+    try:
+        said = response.json()
+        fields = tuple(one["field"] for one in said.get("errors", ()))
+        raise Refused(response.status_code, said["detail"], fields)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        sentence = f"the service answered {response.status_code} {response.reason_phrase}"
+        raise Refused(response.status_code, sentence) from None

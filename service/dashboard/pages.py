@@ -1,0 +1,134 @@
+"""The pages: the list of searches, one search with its evidence, found networks side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, final
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from models.cost import Quantity, dense_cost, layer_cost
+from models.spec import LayerSpec
+from search.report import Report
+from service import jobs
+from service.db.session import Database, clock
+from service.errors import NotYetThere, QueryRefused
+from service.words import duration, in_words
+
+HERE = Path(__file__).parent
+STATIC = StaticFiles(directory=HERE / "static")
+PAGE_LENGTH = 50
+FEWEST, MOST = 2, 8
+
+router = APIRouter(default_response_class=HTMLResponse)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A line of a layer table."""
+
+    name: str
+    rows: int
+    columns: int
+    words: str
+    cost: int
+    share: float
+
+
+@router.get("/")
+def searches(request: Request, cursor: Annotated[str | None, Query()] = None) -> HTMLResponse:
+    """List the newest searches."""
+    with _rows(request).read() as session:
+        page = jobs.list_searches(
+            session,
+            jobs.SearchFilter(),
+            now=clock(session),
+            cursor=cursor,
+            limit=PAGE_LENGTH,
+        )
+    return _page("searches.html", page=page)
+
+
+@router.get("/view/compare")
+def compare(
+    request: Request, trials: Annotated[list[str] | None, Query(max_length=MOST)] = None
+) -> HTMLResponse:
+    """Show 2 to 8 found networks side by side; `trials` repeats, or is separated by commas."""
+    ids = [one for text in trials or () for one in text.replace(":", "-").split(",") if one]
+    if not FEWEST <= len(ids) <= MOST:
+        raise QueryRefused(f"choose {FEWEST} to {MOST} trials to compare", field="trials")
+    with _rows(request).read() as session:
+        compared = jobs.compare(session, ids, now=clock(session), max_points=2)
+    tables = [
+        {layer.name: layer for layer in _layers(one.network.layers, one.eligible, "macs")}
+        for one in compared
+    ]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    totals = [sum(layer.cost for layer in table.values()) for table in tables]
+    return _page("compare.html", compared=compared, tables=tables, names=names, totals=totals)
+
+
+@router.get("/view/{search_id}")
+def search(request: Request, search_id: str) -> HTMLResponse:
+    """Show one search: where it stands, its evidence, its trials, its best network."""
+    with _rows(request).read() as session:
+        now = clock(session)
+        view = jobs.get_search(session, search_id, now=now)
+        trials = jobs.list_trials(session, search_id, now=now)
+        try:
+            report: Report | None = jobs.report(session, search_id)
+        except NotYetThere:
+            report = None
+        shown = report.winner.number if report else view.best.number if view.best else None
+        layers: Sequence[Layer] = ()
+        if shown is not None:
+            network = jobs.network(session, search_id, shown)
+            layers = _layers(network.layers, view.eligible, view.quantity)
+    return _page(
+        "search.html", search=view, trials=trials, report=report, shown=shown, layers=layers
+    )
+
+
+def _layers(
+    layers: Sequence[LayerSpec], eligible: Sequence[str], quantity: Quantity
+) -> list[Layer]:
+    return [
+        Layer(
+            layer.name,
+            layer.rows,
+            layer.columns,
+            in_words(layer.structure),
+            cost := layer_cost(layer, quantity),
+            cost / dense_cost(layer, quantity),
+        )
+        for layer in layers
+        if layer.name in eligible
+    ]
+
+
+def _rows(request: Request) -> Database:
+    found: Database = request.app.state.database
+    return found
+
+
+def _page(template: str, **values: Any) -> HTMLResponse:
+    return HTMLResponse(_environment.get_template(template).render(values))
+
+
+def _moment(value: datetime) -> str:
+    return f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+_environment = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {"duration": duration, "moment": _moment}

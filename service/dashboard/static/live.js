@@ -1,0 +1,46 @@
+// Keeps a page fresh: the server renders it again, and the parts that differ are exchanged.
+
+const QUIET_MS = 1000;
+let due = null;
+
+async function refresh() {
+  due = null;
+  const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+  if (!answer.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const part of document.querySelectorAll("[data-live]")) {
+    const now = fresh.getElementById(part.id);
+    if (!now || now.innerHTML === part.dataset.rendered) continue;
+    const chosen = [...part.querySelectorAll("input:checked")].map((box) => box.value);
+    part.innerHTML = now.innerHTML;
+    part.dataset.rendered = now.innerHTML;
+    for (const box of part.querySelectorAll("input")) box.checked = chosen.includes(box.value);
+  }
+}
+
+function soon() {
+  due ??= setTimeout(refresh, QUIET_MS);
+}
+
+for (const part of document.querySelectorAll("[data-live]")) part.dataset.rendered = part.innerHTML;
+
+for (const feed of document.querySelectorAll("[data-events]")) {
+  const source = new EventSource(feed.dataset.events);
+  source.addEventListener("event", soon);
+  source.addEventListener("progress", (message) => {
+    soon();
+    if (JSON.parse(message.data).ended_at) source.close();
+  });
+}
+
+for (const part of document.querySelectorAll("[data-poll]")) {
+  setInterval(refresh, 1000 * Number(part.dataset.poll));
+}
+
+document.addEventListener("click", async (event) => {
+  const address = event.target.dataset?.post;
+  if (!address) return;
+  event.target.disabled = true;
+  await fetch(address, { method: "POST" });
+  soon();
+});

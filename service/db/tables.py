@@ -1,0 +1,223 @@
+"""The tables: a row is the job, and everything that is promised about a job is a column here."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar, final
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = dict[str, Any]
+
+
+@final
+class Moment(TypeDecorator[datetime]):
+    """A moment in UTC; SQLite forgets time zones, so it is given and asked for plain UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse a moment without a zone, rather than guess one."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment needs a time zone")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The metadata that the migrations must lead to."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {
+        datetime: Moment(),
+        Json: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+        str: Text(),
+        # SQLite counts up only what is called INTEGER.
+        int: BigInteger().with_variant(Integer(), "sqlite"),
+    }
+
+
+@final
+class SearchRow(Base):
+    """A search: what was asked, what arithmetic knew about it, where it stands."""
+
+    __tablename__ = "searches"
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "state"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str | None]
+    model: Mapped[str]
+    dataset: Mapped[str | None]
+    spec: Mapped[Json]
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    sentence: Mapped[str]
+    version: Mapped[int] = mapped_column()
+    quantity: Mapped[str]
+    budget: Mapped[int]
+    dense_cost: Mapped[int]
+    smallest_cost: Mapped[int]
+    eligible: Mapped[list[str]]
+    network: Mapped[Json] = mapped_column(deferred=True)
+    report: Mapped[Json | None] = mapped_column(deferred=True)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    deadline_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    # Every change of a search is an UPDATE ... WHERE version = the one that was read.
+    __mapper_args__ = {"version_id_col": version}
+
+
+@final
+class TagRow(Base):
+    """One tag of one search."""
+
+    __tablename__ = "search_tags"
+
+    search_id: Mapped[str] = mapped_column(
+        ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
+    )
+    tag: Mapped[str] = mapped_column(primary_key=True, index=True)
+
+
+@final
+class TrialRow(Base):
+    """A trial: `attempt` is the fencing number, `losses` counts the attempts whose worker died."""
+
+    __tablename__ = "trials"
+    __table_args__ = (UniqueConstraint("search_id", "number"), Index(None, "state", "lease_until"))
+
+    id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    kind: Mapped[str]
+    family: Mapped[str | None]
+    repeat: Mapped[int]
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    sentence: Mapped[str]
+    attempt: Mapped[int]
+    losses: Mapped[int]
+    owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    hinted_at: Mapped[datetime | None]
+    settings: Mapped[Json | None]
+    network: Mapped[Json | None] = mapped_column(deferred=True)
+    metrics: Mapped[Json | None]
+    cost: Mapped[int | None]
+    phase: Mapped[str | None]
+    done: Mapped[int | None]
+    total: Mapped[int | None]
+    unit: Mapped[str | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+@final
+class PointRow(Base):
+    """One value of one curve; a resumed attempt rewrites the steps that it repeats."""
+
+    __tablename__ = "metric_points"
+
+    trial_id: Mapped[str] = mapped_column(
+        ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    value: Mapped[float | None]
+
+
+@final
+class LatestRow(Base):
+    """The newest value of one curve, so that a table of trials never reads the curves."""
+
+    __tablename__ = "metric_latest"
+
+    trial_id: Mapped[str] = mapped_column(
+        ForeignKey("trials.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int]
+    value: Mapped[float | None]
+
+
+@final
+class EventRow(Base):
+    """One transition: what became of whom, why, by whom, on which request."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "search_id", "id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
+    trial_number: Mapped[int | None]
+    attempt: Mapped[int | None]
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str]
+    sentence: Mapped[str]
+    actor: Mapped[str]
+    request_id: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+@final
+class ArtifactRow(Base):
+    """One upload, whose bytes are a file."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int]
+    tensor: Mapped[str]
+    dtype: Mapped[str]
+    rows: Mapped[int]
+    columns: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+@final
+class AnswerRow(Base):
+    """The answer that was given to a request with an Idempotency-Key."""
+
+    __tablename__ = "idempotency"
+
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None]
+    answer: Mapped[Json | None]
+    created_at: Mapped[datetime]

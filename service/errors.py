@@ -1,0 +1,104 @@
+"""Every failure that a client can cause, with its status: the message is a sentence for it."""
+
+from typing import ClassVar, final
+
+
+class ServiceError(Exception):
+    """Something the client asked for cannot be; abstract, one final class states each fact."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+
+    def __init__(self, sentence: str, *, field: str | None = None) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.field = field
+
+
+@final
+class SearchNotFound(ServiceError):
+    """No search has this id."""
+
+    status = 404
+    code = "search_not_found"
+
+    def __init__(self, search_id: str) -> None:
+        super().__init__(f"there is no search {search_id!r}")
+
+
+@final
+class TrialNotFound(ServiceError):
+    """The search has no trial of this number, or no trial has this id."""
+
+    status = 404
+    code = "trial_not_found"
+
+    def __init__(self, trial: str) -> None:
+        super().__init__(f"there is no trial {trial!r}")
+
+
+@final
+class ArtifactNotFound(ServiceError):
+    """Nothing is stored under this id."""
+
+    status = 404
+    code = "artifact_not_found"
+
+    def __init__(self, artifact_id: str) -> None:
+        super().__init__(f"there is no artifact {artifact_id!r}")
+
+
+@final
+class NotYetThere(ServiceError):
+    """What was asked for is made by a trial that has not made it."""
+
+    status = 404
+    code = "not_yet_there"
+
+
+@final
+class SpecRefused(ServiceError):
+    """A search that is well formed but can never work."""
+
+    status = 422
+    code = "spec_refused"
+
+
+@final
+class QueryRefused(ServiceError):
+    """A filter, a cursor or a list of ids that means nothing."""
+
+    status = 422
+    code = "query_refused"
+
+
+@final
+class ArtifactRefused(ServiceError):
+    """An upload that no search could use."""
+
+    status = 422
+    code = "artifact_refused"
+
+
+@final
+class TooLarge(ServiceError):
+    """More bytes than this installation takes."""
+
+    status = 413
+    code = "too_large"
+
+
+@final
+class WrongState(ServiceError):
+    """The search is past the point where this could be done."""
+
+    status = 409
+    code = "wrong_state"
+
+
+@final
+class IdempotencyConflict(ServiceError):
+    """The same Idempotency-Key came with another body."""
+
+    status = 409
+    code = "idempotency_conflict"

@@ -1,0 +1,93 @@
+"""What can happen to a search and its trials, listed: every function takes a session, none commits.
+
+`now` is always an argument. What comes back is frozen, never a row.
+"""
+
+from service.jobs.answers import recall, remember
+from service.jobs.attempts import (
+    claim,
+    claimed,
+    finish,
+    record,
+    release,
+    renew,
+    save_settings,
+)
+from service.jobs.reading import (
+    events,
+    get_search,
+    get_trial,
+    list_searches,
+    list_trials,
+)
+from service.jobs.recovery import hints_due, recover
+from service.jobs.results import compare, dense_network, front, network, points, report
+from service.jobs.submission import add_artifact, cancel, get_artifact, resolve_spec, submit
+from service.jobs.views import (
+    ArtifactView,
+    BestView,
+    Claim,
+    ComparedTrial,
+    Curve,
+    Ending,
+    EventView,
+    FrontPoint,
+    PastTrial,
+    Point,
+    ProgressView,
+    Renewal,
+    SearchFilter,
+    SearchPage,
+    SearchView,
+    Stage,
+    StoredAnswer,
+    TrialView,
+)
+
+__all__ = [
+    "ArtifactView",
+    "BestView",
+    "Claim",
+    "ComparedTrial",
+    "Curve",
+    "Ending",
+    "EventView",
+    "FrontPoint",
+    "PastTrial",
+    "Point",
+    "ProgressView",
+    "Renewal",
+    "SearchFilter",
+    "SearchPage",
+    "SearchView",
+    "Stage",
+    "StoredAnswer",
+    "TrialView",
+    "add_artifact",
+    "cancel",
+    "claim",
+    "claimed",
+    "compare",
+    "dense_network",
+    "events",
+    "finish",
+    "front",
+    "get_artifact",
+    "get_search",
+    "get_trial",
+    "hints_due",
+    "list_searches",
+    "list_trials",
+    "network",
+    "points",
+    "recall",
+    "record",
+    "recover",
+    "release",
+    "remember",
+    "renew",
+    "report",
+    "resolve_spec",
+    "save_settings",
+    "submit",
+]

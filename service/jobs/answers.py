@@ -1,0 +1,35 @@
+"""What was answered to an Idempotency-Key, so that a repeated request does nothing again."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service.db.queries import insert_if_new
+from service.db.tables import AnswerRow
+from service.errors import IdempotencyConflict
+from service.jobs.views import StoredAnswer
+
+
+def recall(session: Session, key: str, *, body_sha256: str, now: datetime) -> StoredAnswer | None:
+    """Take the key for this transaction, or give the answer that it already has.
+
+    Whoever asks while the first request is being answered waits for that transaction to end.
+    """
+    row = {"key": key, "body_sha256": body_sha256, "created_at": now}
+    if insert_if_new(session, AnswerRow, row, key=["key"]):
+        return None
+    taken = session.scalars(select(AnswerRow).where(AnswerRow.key == key)).one()
+    if taken.body_sha256 != body_sha256:
+        raise IdempotencyConflict("this Idempotency-Key came with another body before")
+    if taken.status is None or taken.answer is None:
+        raise IdempotencyConflict("the first request with this Idempotency-Key was not answered")
+    return StoredAnswer(taken.status, taken.answer)
+
+
+def remember(session: Session, key: str, *, status: int, answer: dict[str, Any]) -> None:
+    """Keep the answer with its key, in the transaction that took it."""
+    session.execute(
+        update(AnswerRow).where(AnswerRow.key == key).values(status=status, answer=answer)
+    )

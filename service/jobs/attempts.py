@@ -1,0 +1,227 @@
+"""One attempt at a trial, from its claim to its end: each write is fenced by the attempt's number.
+
+Whoever has been replaced changes no row, and learns it from the answer.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from models.cost import Quantity, layer_cost
+from models.spec import NetworkSpec
+from search.plan import planned_trials, prerequisites
+from search.spec import LearnerSettings, SearchSpec
+from service.db.queries import insert_or_replace
+from service.db.tables import LatestRow, PointRow, SearchRow, TrialRow
+from service.jobs.past import past_trials, ready
+from service.jobs.transitions import (
+    Cause,
+    advance,
+    lock_search,
+    lose,
+    move_search,
+    move_trial,
+    put_back,
+    rows_changed,
+    trials_of,
+)
+from service.jobs.views import Claim, Ending, Point, Renewal, Stage
+from service.lifecycle import CLAIMABLE_SEARCH_STATES, Reason
+
+
+def claim(
+    session: Session, trial_id: str, *, owner: str, now: datetime, lease: timedelta
+) -> Claim | None:
+    """Take a trial that waits and may start, or None: a hint that comes twice finds nothing."""
+    trial = session.get(TrialRow, trial_id)
+    if trial is None or trial.state != "WAITING":
+        return None
+    search = lock_search(session, trial.search_id)
+    session.refresh(trial)
+    if search.state not in CLAIMABLE_SEARCH_STATES or trial.state != "WAITING":
+        return None
+    spec = SearchSpec.model_validate(search.spec)
+    if trial not in ready(search, trials_of(session, search.id), spec, now=now):
+        return None
+    cause = Cause(f"worker {owner}", now)
+    taken = move_trial(
+        session,
+        trial,
+        "RUNNING",
+        cause,
+        attempt=trial.attempt + 1,
+        owner=owner,
+        lease_until=now + lease,
+        started_at=trial.started_at or now,
+    )
+    if not taken:
+        return None
+    if search.state == "QUEUED":
+        seconds = spec.compute.seconds
+        deadline = None if seconds is None else now + timedelta(seconds=seconds)
+        move_search(session, search, "RUNNING", cause, started_at=now, deadline_at=deadline)
+    return _claim(session, trial, spec)
+
+
+def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
+    """The claim again, for the process that runs it, if it still holds."""
+    trial = session.get(TrialRow, trial_id)
+    if trial is None or trial.state != "RUNNING" or trial.attempt != attempt:
+        return None
+    search = session.get_one(SearchRow, trial.search_id)
+    return _claim(session, trial, SearchSpec.model_validate(search.spec))
+
+
+def renew(session: Session, claim: Claim, *, now: datetime, lease: timedelta) -> Renewal:
+    """Keep the claim for another while, and learn whether to stop."""
+    return _write(session, claim, {"lease_until": now + lease})
+
+
+def record(
+    session: Session, claim: Claim, *, stage: Stage | None, points: Sequence[Point]
+) -> Renewal:
+    """Write where the trial stands and the newest points of its curves, all or nothing."""
+    values: dict[str, Any] = {}
+    if stage is not None:
+        values = {
+            "phase": stage.phase,
+            "done": stage.done,
+            "total": stage.total,
+            "unit": stage.unit,
+        }
+    renewal = _write(session, claim, values)
+    if renewal.still_mine:
+        # One statement must not meet a key twice: the last value of a step is the value.
+        steps = {(point.name, point.step): point for point in points}
+        insert_or_replace(
+            session,
+            PointRow,
+            [_point_row(claim.trial_id, point) for point in steps.values()],
+            key=["trial_id", "name", "step"],
+        )
+        newest = {point.name: point for point in points}
+        insert_or_replace(
+            session,
+            LatestRow,
+            [_point_row(claim.trial_id, point) for point in newest.values()],
+            key=["trial_id", "name"],
+        )
+    return renewal
+
+
+def save_settings(session: Session, claim: Claim, settings: LearnerSettings) -> Renewal:
+    """Write what was proposed before it is tried, so that a retry tries the same."""
+    return _write(session, claim, {"settings": settings.model_dump(mode="json")})
+
+
+def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> bool:
+    """End the attempt and draw the search's conclusions; False if it had been replaced."""
+    search = lock_search(session, claim.search_id)
+    trial = _running(session, claim.trial_id, claim.attempt)
+    if trial is None:
+        return False
+    cause = Cause(f"worker {trial.owner}", now, ending.reason, ending.sentence)
+    values: dict[str, Any] = {}
+    if ending.network is not None:
+        values["network"] = ending.network.model_dump(mode="json")
+        values["cost"] = _eligible_cost(search, ending.network)
+    if ending.metrics is not None:
+        values["metrics"] = {name: finite(value) for name, value in ending.metrics.items()}
+    if not move_trial(session, trial, ending.state, cause, **values):
+        return False
+    if ending.report is not None:
+        search.report = ending.report.model_dump(mode="json")
+    advance(session, search, cause)
+    return True
+
+
+def release(
+    session: Session,
+    trial_id: str,
+    *,
+    attempt: int,
+    reason: Reason,
+    sentence: str,
+    now: datetime,
+    max_attempts: int,
+) -> bool:
+    """Say that an attempt's process is gone: `worker_lost` counts as a loss, others do not.
+
+    False if the attempt had already ended or had been replaced.
+    """
+    found = session.get(TrialRow, trial_id)
+    if found is None:
+        return False
+    search = lock_search(session, found.search_id)
+    trial = _running(session, trial_id, attempt)
+    if trial is None:
+        return False
+    cause = Cause(f"worker {trial.owner}", now, reason, sentence)
+    if reason == "worker_lost":
+        moved = lose(session, trial, cause, max_attempts=max_attempts)
+    else:
+        moved = put_back(session, trial, cause)
+    if moved:
+        advance(session, search, cause)
+    return moved
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for what neither JSON nor SQLite can hold."""
+    return value if value - value == 0.0 else None
+
+
+def _claim(session: Session, trial: TrialRow, spec: SearchSpec) -> Claim:
+    plan = planned_trials(spec)
+    planned = plan[trial.number]
+    needed = {other.number for other in prerequisites(planned, plan, spec)}
+    settings = trial.settings
+    return Claim(
+        trial_id=trial.id,
+        search_id=trial.search_id,
+        attempt=trial.attempt,
+        spec=spec,
+        planned=planned,
+        settings=None if settings is None else LearnerSettings.model_validate(settings),
+        history=past_trials(session, trial.search_id, plan, needed),
+    )
+
+
+def _running(session: Session, trial_id: str, attempt: int) -> TrialRow | None:
+    statement = (
+        select(TrialRow)
+        .where(TrialRow.id == trial_id, TrialRow.state == "RUNNING", TrialRow.attempt == attempt)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).one_or_none()
+
+
+def _write(session: Session, claim: Claim, values: dict[str, Any]) -> Renewal:
+    holds = (
+        TrialRow.id == claim.trial_id,
+        TrialRow.attempt == claim.attempt,
+        TrialRow.state == "RUNNING",
+    )
+    if values:
+        statement = update(TrialRow).where(*holds).values(values)
+        result = session.execute(statement.execution_options(synchronize_session=False))
+        if not rows_changed(result):
+            return Renewal(still_mine=False, stop=True)
+    state = session.scalars(
+        select(SearchRow.state).join(TrialRow, TrialRow.search_id == SearchRow.id).where(*holds)
+    ).one_or_none()
+    return Renewal(still_mine=state is not None, stop=state is None or state == "STOPPING")
+
+
+def _point_row(trial_id: str, point: Point) -> dict[str, Any]:
+    value = finite(point.value)
+    return {"trial_id": trial_id, "name": point.name, "step": point.step, "value": value}
+
+
+def _eligible_cost(search: SearchRow, network: NetworkSpec) -> int:
+    quantity = cast("Quantity", search.quantity)
+    eligible = frozenset(search.eligible)
+    return sum(layer_cost(layer, quantity) for layer in network.layers if layer.name in eligible)

@@ -1,0 +1,70 @@
+"""When a search will be done, from how long its trials took so far: pure arithmetic over rows."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from statistics import fmean
+from typing import cast
+
+from search.plan import ENDED, TrialState
+from search.spec import SearchSpec
+from service.db.tables import TrialRow
+from service.jobs.views import ProgressView
+
+
+def progress_of(trials: Sequence[TrialRow], spec: SearchSpec, *, now: datetime) -> ProgressView:
+    """How many trials have ended, what the running ones do, and how long the rest may take."""
+    running = [trial for trial in trials if trial.state == "RUNNING"]
+    phases = [f"{trial.name}: {trial.phase or 'starting'}" for trial in running]
+    return ProgressView(
+        phase=", ".join(phases),
+        done=sum(_has_ended(trial) for trial in trials),
+        total=len(trials),
+        unit="trial",
+        eta_seconds=_remaining_seconds(trials, spec, now=now),
+    )
+
+
+def _remaining_seconds(
+    trials: Sequence[TrialRow], spec: SearchSpec, *, now: datetime
+) -> float | None:
+    left = [trial for trial in trials if not _has_ended(trial)]
+    if not left:
+        return 0.0
+    expected = {trial.kind: _expected_seconds(trial.kind, trials, spec) for trial in left}
+    seconds = 0.0
+    for trial in left:
+        usual = expected[trial.kind]
+        if usual is None:
+            return None
+        begun = trial.started_at if trial.state == "RUNNING" else None
+        seconds += usual if begun is None else max(0.0, usual - (now - begun).total_seconds())
+    return seconds / max(1, sum(trial.state == "RUNNING" for trial in trials))
+
+
+def _expected_seconds(kind: str, trials: Sequence[TrialRow], spec: SearchSpec) -> float | None:
+    """The mean of its kind, else of the shorter trials, else by epochs from the reference."""
+    took = {
+        name: [_seconds(trial) for trial in trials if trial.kind == name and _was_run(trial)]
+        for name in ("reference", "baseline", "candidate")
+    }
+    took["measurement"] = []
+    for seconds in (took[kind], took["candidate"], took["baseline"]):
+        if seconds and kind != "reference":
+            return fmean(seconds)
+    if took["reference"] and kind != "reference":
+        return took["reference"][0] * spec.compute.epochs / spec.compute.reference_epochs
+    return None
+
+
+def _seconds(trial: TrialRow) -> float:
+    assert trial.started_at is not None
+    assert trial.ended_at is not None
+    return (trial.ended_at - trial.started_at).total_seconds()
+
+
+def _was_run(trial: TrialRow) -> bool:
+    return trial.state == "COMPLETE" and trial.started_at is not None
+
+
+def _has_ended(trial: TrialRow) -> bool:
+    return cast("TrialState", trial.state) in ENDED

@@ -1,0 +1,89 @@
+"""What nobody else would notice: leases that ran out, time that is up, hints that got lost."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Select, or_, select, update
+from sqlalchemy.orm import Session
+
+from search.spec import SearchSpec
+from service.db.tables import SearchRow, TrialRow
+from service.jobs.past import optional, ready
+from service.jobs.transitions import Cause, advance, lock_search, lose, move_trial, trials_of
+from service.lifecycle import CLAIMABLE_SEARCH_STATES
+
+
+def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> list[str]:
+    """The trials that may start and of which no message went out lately; they count as sent.
+
+    The waiting row is the outbox: a message that is lost is sent again, one that comes twice finds
+    its trial taken.
+    """
+    lately = now - again_after
+    searches = session.scalars(
+        select(SearchRow)
+        .where(SearchRow.state.in_(CLAIMABLE_SEARCH_STATES))
+        .where(SearchRow.id.in_(_searches_with_unsent(lately)))
+        .order_by(SearchRow.created_at, SearchRow.id)
+    ).all()
+    due = [
+        trial.id
+        for search in searches
+        for trial in ready(
+            search,
+            trials_of(session, search.id),
+            SearchSpec.model_validate(search.spec),
+            now=now,
+        )
+        if trial.hinted_at is None or trial.hinted_at <= lately
+    ]
+    session.execute(
+        update(TrialRow)
+        .where(TrialRow.id.in_(due), TrialRow.state == "WAITING")
+        .values(hinted_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    return due
+
+
+def recover(session: Session, *, now: datetime, max_attempts: int) -> None:
+    """Put back what its worker has left, and cancel what there is no time for."""
+    for search_id in _searches_to_mend(session, now):
+        search = lock_search(session, search_id)
+        trials = trials_of(session, search_id)
+        lost = Cause("reaper", now, "worker_lost", "its worker has not been heard of in time")
+        for trial in trials:
+            if trial.state == "RUNNING" and trial.lease_until and trial.lease_until < now:
+                lose(session, trial, lost, max_attempts=max_attempts)
+        if search.deadline_at is not None and search.deadline_at <= now:
+            late = Cause("reaper", now, "compute_exhausted", "the search's time is over")
+            for trial in trials:
+                if trial.state == "WAITING" and optional(trial):
+                    move_trial(session, trial, "CANCELLED", late)
+        advance(session, search, lost)
+
+
+def _searches_with_unsent(lately: datetime) -> Select[str]:
+    return (
+        select(TrialRow.search_id)
+        .where(TrialRow.state == "WAITING")
+        .where(or_(TrialRow.hinted_at.is_(None), TrialRow.hinted_at <= lately))
+    )
+
+
+def _searches_to_mend(session: Session, now: datetime) -> Sequence[str]:
+    # In one order everywhere, so that two reapers never wait for each other.
+    expired = select(TrialRow.search_id).where(
+        TrialRow.state == "RUNNING", TrialRow.lease_until < now
+    )
+    late = (
+        select(SearchRow.id)
+        .join(TrialRow, TrialRow.search_id == SearchRow.id)
+        .where(
+            SearchRow.state == "RUNNING",
+            SearchRow.deadline_at <= now,
+            TrialRow.state == "WAITING",
+            or_(TrialRow.kind == "candidate", TrialRow.repeat > 0),
+        )
+    )
+    return session.scalars(expired.union(late).order_by("search_id")).all()

@@ -1,0 +1,148 @@
+"""What a search has found: networks, curves, the front, the comparison and the report."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.spec import NetworkSpec
+from search.plan import TrialKind
+from search.report import Report
+from service.db.tables import PointRow, SearchRow, TrialRow
+from service.errors import NotYetThere, SearchNotFound, TrialNotFound
+from service.jobs.reading import OBJECTIVE, trial_row, trial_views
+from service.jobs.views import ComparedTrial, Curve, FrontPoint
+
+
+def dense_network(session: Session, search_id: str) -> NetworkSpec:
+    """The network that the search started from."""
+    return NetworkSpec.model_validate(_search(session, search_id).network)
+
+
+def network(session: Session, search_id: str, number: int) -> NetworkSpec:
+    """The network that a trial found, or NotYetThere."""
+    return _network(trial_row(session, search_id, number))
+
+
+def report(session: Session, search_id: str) -> Report:
+    """The table of what was measured on the exported files, or NotYetThere."""
+    found = _search(session, search_id).report
+    if found is None:
+        raise NotYetThere("the search has not been measured; its last trial makes the report")
+    return Report.model_validate(found)
+
+
+def points(
+    session: Session, search_id: str, number: int, *, max_points: int = 1000
+) -> dict[str, Curve]:
+    """The curves of a trial, each thinned to about `max_points` with its extremes kept."""
+    return _curves(session, trial_row(session, search_id, number), max_points)
+
+
+def compare(
+    session: Session, trial_ids: Sequence[str], *, now: datetime, max_points: int = 200
+) -> tuple[ComparedTrial, ...]:
+    """Found networks side by side, in the order asked for."""
+    compared = []
+    for trial_id in trial_ids:
+        row = session.get(TrialRow, trial_id)
+        if row is None:
+            raise TrialNotFound(trial_id)
+        compared.append(
+            ComparedTrial(
+                trial=trial_views(session, [row], now)[0],
+                network=_network(row),
+                eligible=tuple(_search(session, row.search_id).eligible),
+                curves=_curves(session, row, max_points),
+            )
+        )
+    return tuple(compared)
+
+
+def front(session: Session, search_id: str) -> tuple[FrontPoint, ...]:
+    """Every network of a search between loss, cost and latency, the best trade-offs marked.
+
+    Once the exported files have been measured it is their numbers that count.
+    """
+    search = _search(session, search_id)
+    found = _measured(search) if search.report is not None else _trained(session, search_id)
+    return tuple(
+        FrontPoint(*point, on_front=not any(_beats(other, point) for other in found))
+        for point in found
+    )
+
+
+_Point = tuple[int, str, TrialKind, float, int, float | None]
+
+
+def _measured(search: SearchRow) -> list[_Point]:
+    table = Report.model_validate(search.report)
+    return [
+        (row.number, row.name, row.kind, row.validation_loss, row.cost, row.latency_ratio)
+        for row in (table.reference, *table.baselines, *table.candidates)
+    ]
+
+
+def _trained(session: Session, search_id: str) -> list[_Point]:
+    rows = session.scalars(
+        select(TrialRow)
+        .where(TrialRow.search_id == search_id, TrialRow.state == "COMPLETE")
+        .order_by(TrialRow.number)
+    )
+    return [
+        (row.number, row.name, cast("TrialKind", row.kind), loss, row.cost, None)
+        for row in rows
+        if row.cost is not None and (loss := (row.metrics or {}).get(OBJECTIVE)) is not None
+    ]
+
+
+def _beats(one: _Point, other: _Point) -> bool:
+    ours, theirs = _objectives(one), _objectives(other)
+    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+
+def _objectives(point: _Point) -> tuple[float, float, float]:
+    *_, loss, cost, latency = point
+    return loss, float(cost), latency or 0.0
+
+
+def _search(session: Session, search_id: str) -> SearchRow:
+    row = session.get(SearchRow, search_id)
+    if row is None:
+        raise SearchNotFound(search_id)
+    return row
+
+
+def _network(row: TrialRow) -> NetworkSpec:
+    if row.network is None:
+        raise NotYetThere(f"trial {row.number} has found no network; it is {row.state}")
+    return NetworkSpec.model_validate(row.network)
+
+
+def _curves(session: Session, row: TrialRow, max_points: int) -> dict[str, Curve]:
+    rows = session.execute(
+        select(PointRow.name, PointRow.step, PointRow.value)
+        .where(PointRow.trial_id == row.id)
+        .order_by(PointRow.name, PointRow.step)
+    )
+    curves: dict[str, list[tuple[int, float | None]]] = {}
+    for name, step, value in rows:
+        curves.setdefault(name, []).append((step, value))
+    return {name: thinned(tuple(curve), max_points) for name, curve in curves.items()}
+
+
+def thinned(curve: Curve, max_points: int) -> Curve:
+    """Keep the first and last point, and the least and the greatest of each stretch between."""
+    if len(curve) <= max_points:
+        return curve
+    stretches = max(1, (max_points - 2) // 2)
+    inner = curve[1:-1]
+    kept = {curve[0], curve[-1]}
+    for index in range(stretches):
+        part = inner[index * len(inner) // stretches : (index + 1) * len(inner) // stretches]
+        known = [point for point in part if point[1] is not None]
+        for choose in (min, max):
+            kept |= {choose(known, key=lambda point: cast("float", point[1]))} if known else set()
+    return tuple(sorted(kept, key=lambda point: point[0]))

@@ -1,0 +1,193 @@
+"""How a state changes: one conditional update, one event row, and what follows from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast, final
+
+from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy.orm import Session
+
+from search.plan import TrialState
+from service.db.tables import EventRow, SearchRow, TrialRow
+from service.errors import SearchNotFound
+from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Who changes a state, when, why and on which request."""
+
+    actor: str
+    at: datetime
+    reason: Reason = ""
+    sentence: str = ""
+    request_id: str | None = None
+
+    def because(self, reason: Reason, sentence: str) -> "Cause":
+        """The same actor and moment, with another reason."""
+        return Cause(self.actor, self.at, reason, sentence, self.request_id)
+
+
+def lock_search(session: Session, search_id: str) -> SearchRow:
+    """Take the search for this transaction, so that its transitions happen one after another.
+
+    Its events are thereby committed in the order of their ids, which a reader of the feed needs.
+    """
+    statement = (
+        select(SearchRow)
+        .where(SearchRow.id == search_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    row = session.scalars(statement).one_or_none()
+    if row is None:
+        raise SearchNotFound(search_id)
+    return row
+
+
+def move_search(
+    session: Session, search: SearchRow, state: SearchState, cause: Cause, **values: Any
+) -> None:
+    """Change a locked search, where its version is still the one that was read."""
+    assert state in SEARCH_TRANSITIONS[cast("SearchState", search.state)]
+    for name, value in values.items():
+        setattr(search, name, value)
+    search.state, search.reason, search.sentence = state, cause.reason, cause.sentence
+    if not SEARCH_TRANSITIONS[state]:
+        search.ended_at = cause.at
+    session.flush()
+    append_event(session, search.id, "search", state, cause)
+
+
+def move_trial(
+    session: Session, trial: TrialRow, state: TrialState, cause: Cause, **values: Any
+) -> bool:
+    """Change a trial that still is in the state and the attempt that were read, or return False."""
+    assert state in TRIAL_TRANSITIONS[cast("TrialState", trial.state)]
+    changes: dict[str, Any] = {"state": state, "reason": cause.reason, "sentence": cause.sentence}
+    if state != "RUNNING":
+        changes |= {"lease_until": None, "hinted_at": None}
+    if not TRIAL_TRANSITIONS[state]:
+        changes |= {"ended_at": cause.at}
+    statement = (
+        update(TrialRow)
+        .where(
+            TrialRow.id == trial.id,
+            TrialRow.state == trial.state,
+            TrialRow.attempt == trial.attempt,
+        )
+        .values(changes | values)
+        .execution_options(synchronize_session=False)
+    )
+    if not rows_changed(session.execute(statement)):
+        return False
+    session.refresh(trial)
+    append_event(
+        session, trial.search_id, "trial", state, cause, number=trial.number, attempt=trial.attempt
+    )
+    return True
+
+
+def append_event(
+    session: Session,
+    search_id: str,
+    kind: str,
+    state: str,
+    cause: Cause,
+    *,
+    number: int | None = None,
+    attempt: int | None = None,
+) -> None:
+    """Say what has just become of a search or of a trial."""
+    session.execute(
+        insert(EventRow).values(
+            search_id=search_id,
+            trial_number=number,
+            attempt=attempt,
+            kind=kind,
+            state=state,
+            reason=cause.reason,
+            sentence=cause.sentence,
+            actor=cause.actor,
+            request_id=cause.request_id,
+            at=cause.at,
+        )
+    )
+
+
+def trials_of(session: Session, search_id: str) -> Sequence[TrialRow]:
+    """Every trial of a search as it is now, in order."""
+    statement = (
+        select(TrialRow)
+        .where(TrialRow.search_id == search_id)
+        .order_by(TrialRow.number)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(statement).all()
+
+
+def cancel_waiting(session: Session, trials: Sequence[TrialRow], cause: Cause) -> None:
+    """Give up those that nobody has begun."""
+    for trial in trials:
+        if trial.state == "WAITING":
+            move_trial(session, trial, "CANCELLED", cause)
+
+
+def lose(session: Session, trial: TrialRow, cause: Cause, *, max_attempts: int) -> bool:
+    """Put a trial whose worker died back, or give it up after `max_attempts` such attempts."""
+    losses = trial.losses + 1
+    if not move_trial(session, trial, "LOST", cause, losses=losses):
+        return False
+    if losses >= max_attempts:
+        sentence = f"its worker died in each of {losses} attempts"
+        move_trial(session, trial, "FAILED", cause.because(cause.reason, sentence))
+    else:
+        put_back(session, trial, cause)
+    return True
+
+
+def put_back(session: Session, trial: TrialRow, cause: Cause) -> bool:
+    """Let another attempt go on from the last checkpoint, unless the search is being stopped."""
+    search = lock_search(session, trial.search_id)
+    if search.state == "STOPPING":
+        stopped = cause.because("user_cancel", "the search was cancelled")
+        return move_trial(session, trial, "CANCELLED", stopped)
+    return move_trial(session, trial, "WAITING", cause)
+
+
+def advance(session: Session, search: SearchRow, cause: Cause) -> None:
+    """Draw the conclusions for a locked search, after one of its trials has moved."""
+    trials = trials_of(session, search.id)
+    if search.state == "STOPPING":
+        if not any(trial.state == "RUNNING" for trial in trials):
+            move_search(
+                session, search, "CANCELLED", cause.because("user_cancel", "it was cancelled")
+            )
+        return
+    if search.state != "RUNNING":
+        return
+    reference, measurement = trials[0], trials[-1]
+    if reference.state == "FAILED":
+        sentence = "the reference, which everything is compared with, failed"
+        cancel_waiting(session, trials, cause.because("prerequisite_failed", sentence))
+        move_search(session, search, "FAILED", _reason_of(reference, cause))
+    elif measurement.state == "FAILED":
+        move_search(session, search, "FAILED", _reason_of(measurement, cause))
+    elif measurement.state == "COMPLETE":
+        exhausted = any(trial.reason == "compute_exhausted" for trial in trials)
+        ended = cause.because("", "")
+        if exhausted:
+            ended = cause.because("compute_exhausted", "the time for new candidates ran out")
+        move_search(session, search, "SUCCEEDED", ended)
+
+
+def rows_changed(result: Any) -> int:
+    """How many rows a statement touched."""
+    return cast("CursorResult[Any]", result).rowcount
+
+
+def _reason_of(trial: TrialRow, cause: Cause) -> Cause:
+    sentence = f"{trial.name}: {trial.sentence}" if trial.sentence else f"{trial.name} failed"
+    return cause.because(cast("Reason", trial.reason), sentence)

@@ -1,0 +1,245 @@
+"""What may be known of a search and its trials: frozen values, read from the rows once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from models.cost import Quantity
+from models.spec import NetworkSpec
+from search.plan import PlannedTrial, TrialKind, TrialState
+from search.report import Report
+from search.spec import BaselineName, LearnerSettings, SearchSpec
+from service.lifecycle import Reason, SearchState
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressView:
+    """Where a search stands, in trials; `phase` says what the running ones do."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BestView:
+    """The trial with the least validation loss so far, of those that keep to the budget."""
+
+    number: int
+    name: str
+    kind: TrialKind
+    validation_loss: float
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchView:
+    """A search, without what is large: its networks and its report are asked for by themselves."""
+
+    id: str
+    name: str | None
+    tags: tuple[str, ...]
+    spec: SearchSpec
+    state: SearchState
+    reason: Reason
+    sentence: str
+    version: int
+    quantity: Quantity
+    budget: int
+    dense_cost: int
+    smallest_cost: int
+    eligible: tuple[str, ...]
+    created_at: datetime
+    started_at: datetime | None
+    deadline_at: datetime | None
+    ended_at: datetime | None
+    progress: ProgressView
+    best: BestView | None
+
+    @property
+    def live(self) -> bool:
+        """Whether anything can still happen to it."""
+        return self.ended_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Searches, newest first; `cursor` asks for the next page, if there is one."""
+
+    searches: tuple[SearchView, ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """Which searches to list; what is None does not matter."""
+
+    state: SearchState | None = None
+    tag: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    name: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialView:
+    """A trial: `metrics` is what it ended with, `latest` the newest value of each curve."""
+
+    id: str
+    search_id: str
+    number: int
+    kind: TrialKind
+    family: BaselineName | None
+    repeat: int
+    name: str
+    state: TrialState
+    reason: Reason
+    sentence: str
+    attempt: int
+    losses: int
+    owner: str | None
+    settings: LearnerSettings | None
+    metrics: Mapping[str, float | None]
+    latest: Mapping[str, float | None]
+    cost: int | None
+    phase: str | None
+    done: int | None
+    total: int | None
+    unit: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    seconds: float | None
+
+
+Curve = tuple[tuple[int, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """One network between cost and quality; `on_front` if no other is at least as good in all."""
+
+    number: int
+    name: str
+    kind: TrialKind
+    validation_loss: float
+    cost: int
+    latency_ratio: float | None
+    on_front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedTrial:
+    """One column of a comparison."""
+
+    trial: TrialView
+    network: NetworkSpec
+    eligible: tuple[str, ...]
+    curves: Mapping[str, Curve]
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One transition of a search, or of one of its trials."""
+
+    id: int
+    search_id: str
+    trial_number: int | None
+    attempt: int | None
+    kind: str
+    state: str
+    reason: Reason
+    sentence: str
+    actor: str
+    request_id: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactView:
+    """One upload: a matrix, `rows x columns`."""
+
+    id: str
+    kind: str
+    sha256: str
+    bytes: int
+    tensor: str
+    dtype: str
+    rows: int
+    columns: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What was answered to an Idempotency-Key the first time."""
+
+    status: int
+    answer: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class PastTrial:
+    """What a trial may know of an earlier one; its files are those of `attempt`."""
+
+    planned: PlannedTrial
+    state: TrialState
+    attempt: int
+    settings: LearnerSettings | None
+    validation_loss: float | None
+    curve: Curve
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one trial: every write of its holder carries `attempt`, the fence."""
+
+    trial_id: str
+    search_id: str
+    attempt: int
+    spec: SearchSpec
+    planned: PlannedTrial
+    settings: LearnerSettings | None
+    history: tuple[PastTrial, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Whether the claim still holds, and whether the trial is asked to stop."""
+
+    still_mine: bool
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a running trial stands."""
+
+    phase: str
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one curve."""
+
+    name: str
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, in the words of whoever ran it."""
+
+    state: TrialState
+    reason: Reason = ""
+    sentence: str = ""
+    network: NetworkSpec | None = None
+    metrics: Mapping[str, float] | None = None
+    report: Report | None = None

@@ -1,0 +1,48 @@
+"""The states of a search and of a trial, and which may follow which: pure tables."""
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from search.plan import TrialState
+
+SearchState = Literal["QUEUED", "RUNNING", "STOPPING", "SUCCEEDED", "FAILED", "CANCELLED"]
+Reason = Literal[
+    "",
+    "worker_lost",
+    "worker_stopped",
+    "out_of_memory",
+    "user_cancel",
+    "compute_exhausted",
+    "not_finite",
+    "budget_unreachable",
+    "pruned",
+    "prerequisite_failed",
+    "error",
+]
+
+SEARCH_STATES: tuple[SearchState, ...] = get_args(SearchState)
+TRIAL_STATES: tuple[TrialState, ...] = get_args(TrialState)
+
+SEARCH_TRANSITIONS: Mapping[SearchState, frozenset[SearchState]] = {
+    "QUEUED": frozenset({"RUNNING", "STOPPING"}),
+    "RUNNING": frozenset({"SUCCEEDED", "FAILED", "STOPPING"}),
+    "STOPPING": frozenset({"CANCELLED"}),
+    "SUCCEEDED": frozenset(),
+    "FAILED": frozenset(),
+    "CANCELLED": frozenset(),
+}
+
+# RUNNING -> WAITING is a worker that was asked to stop and gave its trial back; one that died
+# leaves the trial LOST first.
+TRIAL_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
+    "WAITING": frozenset({"RUNNING", "CANCELLED"}),
+    "RUNNING": frozenset({"COMPLETE", "PRUNED", "FAILED", "CANCELLED", "LOST", "WAITING"}),
+    "LOST": frozenset({"WAITING", "FAILED", "CANCELLED"}),
+    "COMPLETE": frozenset(),
+    "PRUNED": frozenset(),
+    "FAILED": frozenset(),
+    "CANCELLED": frozenset(),
+}
+
+LIVE_SEARCH_STATES: frozenset[SearchState] = frozenset({"QUEUED", "RUNNING", "STOPPING"})
+CLAIMABLE_SEARCH_STATES: frozenset[SearchState] = frozenset({"QUEUED", "RUNNING"})

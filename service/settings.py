@@ -1,0 +1,50 @@
+"""Every environment variable of the service and the worker, once: they all start with MATNAS_."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What an installation may set; the defaults need no database server and no broker."""
+
+    model_config = SettingsConfigDict(env_prefix="MATNAS_", frozen=True)
+
+    home: Path = Path(".matnas")
+    database_url: str = ""
+    broker_url: str = "filesystem://"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    # There are no keys yet: to answer other machines is refused unless this is set on purpose.
+    allow_remote: bool = False
+    # The names, beside this machine's own, that a request may give as its Host.
+    allowed_hosts: frozenset[str] = frozenset()
+    worker_concurrency: PositiveInt = 1
+    threads: PositiveInt | None = None
+    lease_seconds: PositiveFloat = 60.0
+    reap_seconds: PositiveFloat = 5.0
+    hint_seconds: PositiveFloat = 30.0
+    max_attempts: PositiveInt = 3
+    max_upload_bytes: PositiveInt = 256 * 1024 * 1024
+    max_body_bytes: PositiveInt = 1024 * 1024
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def database(self) -> str:
+        """Where the rows are: a SQLite file under `home` unless a URL is set."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'matnas.db'}"
+
+    @property
+    def trial_threads(self) -> int:
+        """How many threads one trial may use: its share of the cores."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.worker_concurrency)
+
+
+@cache
+def get_settings() -> Settings:
+    """Read the environment once for the process."""
+    return Settings()

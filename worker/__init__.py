@@ -1,0 +1,1 @@
+"""Where searches and rows meet: one process for each trial."""

@@ -1,0 +1,34 @@
+"""The worker's process: `celery -A worker.app worker` takes hints, and this keeps them coming."""
+
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from service.db.session import Database
+from service.queue import celery_app
+from service.settings import get_settings
+from worker.children import Children
+from worker.recovery import Recovery
+from worker.tasks import register
+
+app = celery_app()
+settings = get_settings()
+database = Database(settings.database)
+children = Children(settings, database)
+recovery = Recovery(settings, database)
+register(app, children)
+
+
+def begin(**_: Any) -> None:
+    """Look for what earlier workers have left, now and every few seconds."""
+    recovery.start()
+
+
+def end(**_: Any) -> None:
+    """Ask the running trials to leave a checkpoint; Celery then waits for their tasks."""
+    recovery.stop()
+    children.stop()
+
+
+worker_ready.connect(begin)
+worker_shutting_down.connect(end)

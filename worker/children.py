@@ -1,0 +1,114 @@
+"""The child processes of a worker: one for each trial that it has claimed, watched to its end."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Lock
+from typing import final
+
+from service import jobs
+from service.artifacts import FolderStore
+from service.db.session import Database, clock
+from service.settings import Settings
+from worker.recovery import send_hints
+
+# How much of a dead trial's log is repeated in the worker's.
+TAIL_BYTES = 4000
+
+log = logging.getLogger(__name__)
+
+
+@final
+class Children:
+    """Claims trials, runs each in a process of its own, and speaks for those that die."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = FolderStore(settings.home)
+        self._owner = f"{socket.gethostname()}/{os.getpid()}"
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = Lock()
+        self._stopping = Event()
+
+    def run(self, trial_id: str) -> None:
+        """Run a trial to its end, unless another has it, and hint at what may start after it."""
+        claim = None if self._stopping.is_set() else self._claim(trial_id)
+        if claim is None:
+            return
+        log.info("trial %s begins, attempt %d", trial_id, claim.attempt)
+        folder = self._store.attempt(claim.search_id, claim.planned.number, claim.attempt)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        logged = folder.with_suffix(".log")
+        code = self._wait(claim, logged)
+        self._release(claim, code, logged)
+        send_hints(self._settings, self._database)
+
+    def stop(self) -> None:
+        """Claim nothing more, and ask every child to leave a checkpoint and its trial."""
+        self._stopping.set()
+        with self._lock:
+            for process in self._running:
+                process.terminate()
+
+    def _claim(self, trial_id: str) -> jobs.Claim | None:
+        with self._database.write() as session:
+            return jobs.claim(
+                session,
+                trial_id,
+                owner=self._owner,
+                now=clock(session),
+                lease=timedelta(seconds=self._settings.lease_seconds),
+            )
+
+    def _wait(self, claim: jobs.Claim, logged: Path) -> int:
+        with logged.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603  (our own module, and an id from our rows)
+                [
+                    *(sys.executable, "-m", "worker.trial"),
+                    *(claim.trial_id, str(claim.attempt), str(os.getpid())),
+                ],
+                env=os.environ
+                | {
+                    # Idle threads that spin cost a busy neighbour nine tenths of its speed.
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                    "OMP_NUM_THREADS": str(self._settings.trial_threads),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        with self._lock:
+            self._running.add(process)
+            if self._stopping.is_set():
+                process.terminate()
+        try:
+            return process.wait()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def _release(self, claim: jobs.Claim, code: int, logged: Path) -> None:
+        asked = self._stopping.is_set()
+        with self._database.write() as session:
+            left = jobs.release(
+                session,
+                claim.trial_id,
+                attempt=claim.attempt,
+                reason="worker_stopped" if asked else "worker_lost",
+                sentence="its worker was stopped" if asked else f"its process ended with {code}",
+                now=clock(session),
+                max_attempts=self._settings.max_attempts,
+            )
+        log.info("trial %s ended, exit status %d", claim.trial_id, code)
+        if code or left:
+            log.warning("the end of %s:\n%s", logged, _tail(logged))
+
+
+def _tail(path: Path) -> str:
+    text = path.read_bytes()[-TAIL_BYTES:]
+    return text.decode(errors="replace")
