@@ -67,6 +67,49 @@ def dense_cost(layer: LayerSpec, quantity: Quantity) -> int:
     return layer_weight(layer, quantity) * layer.rows * layer.columns
 
 
+def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
+    """Return the least that could be added to the layer within its structure; None if nothing can.
+
+    One more rank, the next smaller number of blocks, or one more row or column in a rectangle.
+    """
+    rows, columns, structure = layer.rows, layer.columns, layer.structure
+    size = structure_size(structure, rows=rows, columns=columns)
+    larger: list[Structure] = []
+    match structure:
+        case Dense():
+            pass
+        case LowRank(rank=rank):
+            larger = [LowRank(rank=rank + 1)] if rank < min(rows, columns) else []
+        case BlockDiagonal(blocks=blocks):
+            larger = [BlockDiagonal(blocks=fewer) for fewer in range(1, blocks)]
+        case Gblr(rectangles=rectangles):
+            steps = [
+                rectangle_size(grown) - rectangle_size(rectangle)
+                for rectangle in rectangles
+                for grown in _grown(rectangle, rows=rows, columns=columns)
+            ]
+            return _least(steps, layer_weight(layer, quantity))
+        case _:
+            assert_never(structure)
+    steps = [structure_size(more, rows=rows, columns=columns) - size for more in larger]
+    return _least(steps, layer_weight(layer, quantity))
+
+
+def _least(steps: list[int], weight: int) -> int | None:
+    possible = [step for step in steps if step > 0]
+    return weight * min(possible) if possible else None
+
+
+def _grown(rectangle: Rectangle, *, rows: int, columns: int) -> list[Rectangle]:
+    """List the rectangles that are one row or one column larger."""
+    grown = []
+    if rectangle.row_count < rows:
+        grown.append(rectangle.model_copy(update={"row_count": rectangle.row_count + 1}))
+    if rectangle.column_count < columns:
+        grown.append(rectangle.model_copy(update={"column_count": rectangle.column_count + 1}))
+    return grown
+
+
 def network_macs(network: NetworkSpec) -> int:
     """MACs of one sample through the whole network: linear layers and attention products."""
     linear = sum(layer_cost(layer, "macs") for layer in network.layers)

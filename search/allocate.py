@@ -45,7 +45,7 @@ def allocate(menus: Sequence[Sequence[Item]], budget: int) -> Allocation:
     scale = float(errors.max()) or 1.0  # HiGHS has absolute tolerances
     solution = milp(
         errors / scale,
-        integrality=np.ones(len(items)),
+        integrality=np.ones(len(items), dtype=np.int64),
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(_one_of_each(menus), 1, 1),

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from search.relaxation import RelaxedLinear, inside
+from search.relaxation import RelaxedLinear, cell_sums, inside
 
 Pieces = Literal["ranks", "rectangles"]
 
@@ -114,8 +114,8 @@ def _ends(
     """
     start, count = side.unbind(-1)
     within = inside(side, length)
-    alive = torch.nn.functional.pad(within.float(), (0, -length % cell)).unflatten(-1, (-1, cell))
-    density = (saliency / alive.sum(-1).clamp(min=1)).repeat_interleave(cell, -1)[:, :length]
+    alive = cell_sums(within.float(), cell)
+    density = (saliency / alive.clamp(min=1)).repeat_interleave(cell, -1)[:, :length]
     density = density * within
     around = torch.cat([torch.zeros_like(density[:, :1]), density.repeat(1, 2).cumsum(-1)], -1)
     size = count.clamp(max=cell)

@@ -1,7 +1,6 @@
 """A learned network: relaxed, learned while its cost falls, made hard, and fine-tuned."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,14 @@ from search.discretize import fill, harden
 from search.gradient import Constraint, Learner
 from search.profile import Profile
 from search.progress import Progress
-from search.relaxation import RelaxedLinear, Relaxation
+from search.relaxation import Relaxation, RelaxedLinear
 from search.spec import LearnerSettings, ResolvedSearch
 from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A hard network, the least step its budget left out, and its loss before and after rounding."""
+    """A hard network, the least step left out of its budget, its loss before and after rounding."""
 
     built: Built
     smallest_step: int
@@ -76,7 +75,6 @@ def learn(
     epochs: int,
     folder: Path,
     progress: Progress,
-    after_epoch: Callable[[int, float], None],
 ) -> Learned:
     """Learn the structure over the first share of the epochs and make it hard.
 
@@ -114,7 +112,6 @@ def learn(
         progress=progress,
         after_backward=learner.after_backward,
         after_step=lambda step: learner.after_step(step, rate * learning_rate_share(step, total)),
-        after_epoch=after_epoch,
     )
     soft, _ = evaluate(network, problem.data, problem.data.validation)
     step = fill(layers, weights, resolved.budget, pieces=settings.pieces)

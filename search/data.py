@@ -15,7 +15,6 @@ from torch import Tensor
 from models.spec import ImageTask, Matrix, MatrixTask, Task
 from search.spec import DATASET_TASKS, Dataset, SearchSpec
 
-
 VARIANTS = 8  # copies of each training image, shifted so that a network does not learn it by heart
 
 

@@ -94,7 +94,7 @@ class Learner:
                 shrink_uniformly(self.layers, weights, target)
 
     def _proximal_step(self, strength: float) -> None:
-        """Soft-threshold every width by the cost it holds over its saliency, where cost must fall."""
+        """Soft-threshold every width by its cost over its saliency, while the cost must fall."""
         if relaxed_cost(self.layers, self.constraint.weights) <= self.constraint.budget:
             return
         ratios = [self._cost_over_saliency(i) for i in range(len(self.layers))]

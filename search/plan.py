@@ -54,6 +54,12 @@ def planned_trials(spec: SearchSpec) -> tuple[PlannedTrial, ...]:
     )
 
 
+def first_candidate(spec: SearchSpec) -> int:
+    """Return the number of the first candidate, or of what comes in its place."""
+    trials = planned_trials(spec)
+    return next(t.number for t in trials if t.kind in ("candidate", "measurement"))
+
+
 def may_start(trial: PlannedTrial, ended: Sequence[PlannedTrial], spec: SearchSpec) -> bool:
     """Whether everything that `trial` is made from has ended.
 

@@ -9,6 +9,7 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -84,8 +85,8 @@ class RelaxedLinear(nn.Module):
         assert self.column_mask.grad is not None
         rows = self.row_mask.grad * self.row_mask
         columns = self.column_mask.grad * self.column_mask
-        self.row_saliency.lerp_(_cells(rows, self.row_cell).square(), 1 - keep)
-        self.column_saliency.lerp_(_cells(columns, self.column_cell).square(), 1 - keep)
+        self.row_saliency.lerp_(cell_sums(rows, self.row_cell).square(), 1 - keep)
+        self.column_saliency.lerp_(cell_sums(columns, self.column_cell).square(), 1 - keep)
         self.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
 
 
@@ -115,11 +116,7 @@ class Relaxation:
             for (layer, side, _, _), mask in zip(
                 chosen, masks.split([layer.groups for layer, *_ in chosen]), strict=True
             ):
-                if mask.requires_grad:
-                    mask.retain_grad()
-                elif torch.is_grad_enabled():
-                    mask = mask.clone().requires_grad_()  # saliency is the masks' gradient
-                setattr(layer, side, mask)
+                setattr(layer, side, _watched(mask))
 
     def _masks(self, supports: Tensor, length: int) -> Tensor:
         if self.sigma == float("inf"):
@@ -161,6 +158,15 @@ def inside(rectangle: Int[Tensor, "groups 2"], length: int) -> Bool[Tensor, "gro
     return offset < count[:, None]
 
 
-def _cells(values: Float[Tensor, "groups length"], size: int) -> Float[Tensor, "groups cells"]:
-    padding = -values.shape[-1] % size
-    return F.pad(values, (0, padding)).unflatten(-1, (-1, size)).sum(-1)
+def _watched(mask: Tensor) -> Tensor:
+    """Keep the mask's gradient, from which saliency is taken."""
+    if mask.requires_grad:
+        mask.retain_grad()
+        return mask
+    return mask.clone().requires_grad_() if torch.is_grad_enabled() else mask
+
+
+def cell_sums(values: Float[Tensor, "groups length"], size: int) -> Float[Tensor, "groups cells"]:
+    """Sum each run of `size` positions; the last may be shorter."""
+    padded = F.pad(values, (0, -values.shape[-1] % size))
+    return reduce(padded, "groups (cells size) -> groups cells", "sum", size=size)

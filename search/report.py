@@ -8,9 +8,10 @@ from search.plan import TrialKind
 class ReportRow(Spec):
     """One exported network. Costs are of the eligible layers; `network_*` of everything.
 
-    Losses and accuracies are None where they have no meaning (a matrix has no accuracy). Latency is
-    the time over the dense reference's, measured in pairs; its quartiles are the spread. The cost
-    is in the budget's quantity; `smallest_step` is the least that could have been added to it.
+    A matrix has no accuracy. The test part is read for the reference, the baselines and the best
+    candidate only. Latency is the time over the dense reference's, measured in pairs; its quartiles
+    are the spread. The cost is in the budget's quantity; `smallest_step` is the least that could
+    have been added to it. With repeats, the deviation is over the seeds of the validation loss.
     """
 
     number: int
@@ -18,7 +19,7 @@ class ReportRow(Spec):
     kind: TrialKind
     validation_loss: float
     validation_accuracy: float | None
-    test_loss: float
+    test_loss: float | None
     test_accuracy: float | None
     cost: int
     smallest_step: int | None
@@ -30,12 +31,16 @@ class ReportRow(Spec):
     latency_quartiles: tuple[float, float]
     epochs: int
     repeats: int = 1
+    validation_loss_mean: float | None = None
     validation_loss_deviation: float | None = None
     network: NetworkSpec
 
 
 class Report(Spec):
-    """The evidence of a search: what was found beside every plain choice at the same budget."""
+    """The evidence of a search: what was found beside every plain choice at the same budget.
+
+    `other_load` is the share of the machine that other processes used while latency was measured.
+    """
 
     quantity: Quantity
     budget: int
@@ -44,6 +49,8 @@ class Report(Spec):
     eligible_dense_macs: int
     eligible: tuple[str, ...]
     threads: int
+    latency_batch: int
+    other_load: float
     reference: ReportRow
     baselines: tuple[ReportRow, ...]
     candidates: tuple[ReportRow, ...]

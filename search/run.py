@@ -1,51 +1,59 @@
 """The one way in: a single trial for workers, a whole search for notebooks."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import assert_never
 
-from models.spec import NetworkSpec
-from search.plan import PlannedTrial, TrialState
-from search.progress import Progress
+import torch
+from torch import nn
+
+from models.checkpoint import save_network
+from models.spec import MatrixTask, NetworkSpec
+from search.baselines import build_baseline
+from search.candidate import learn, learning_epochs
+from search.data import Data, load_data
+from search.evaluation import network_cost
+from search.measurement import measure
+from search.plan import PlannedTrial, planned_trials
+from search.progress import Progress, Update
+from search.reference import load_reference, make_reference
 from search.report import Report
-from search.spec import LearnerSettings, SearchSpec
+from search.sampling import propose, should_prune
+from search.spec import BudgetUnreachable, LearnerSettings, ResolvedSearch, SearchSpec, resolve
+from search.training import (
+    NotFiniteError,
+    Phase,
+    Problem,
+    StoppedError,
+    evaluate,
+    fit,
+    weight_groups,
+)
+from search.trial import FinishedTrial, TrialOutcome
 
-OutcomeReason = Literal["", "user_cancel", "not_finite", "budget_unreachable", "pruned"]
+
+class _PrunedError(Exception):
+    """Worse than the candidates before it."""
 
 
 @dataclass(frozen=True, slots=True)
-class FinishedTrial:
-    """What later trials may know of an earlier one.
+class _Run:
+    """Everything one trial works with."""
 
-    `curve` holds (step, validation loss) as reported; `folder` is where its `export/` lies.
-    """
-
+    spec: SearchSpec
+    resolved: ResolvedSearch
     planned: PlannedTrial
-    state: TrialState
-    settings: LearnerSettings | None
-    validation_loss: float | None
-    curve: tuple[tuple[int, float], ...]
-    folder: Path | None
+    history: Sequence[FinishedTrial]
+    data: Data
+    folder: Path
+    progress: Progress
 
-
-@dataclass(frozen=True, slots=True)
-class TrialOutcome:
-    """How a trial ended: COMPLETE, PRUNED, FAILED, or CANCELLED because it was asked to stop."""
-
-    state: TrialState
-    reason: OutcomeReason = ""
-    sentence: str = ""
-    network: NetworkSpec | None = None
-    metrics: dict[str, float] | None = None
-    report: Report | None = None
-
-
-def propose(
-    spec: SearchSpec, planned: PlannedTrial, history: Sequence[FinishedTrial]
-) -> LearnerSettings:
-    """Propose a candidate's settings from the candidates `parallel` or more before it."""
-    raise NotImplementedError
+    @property
+    def seed(self) -> int:
+        """Repeats train with other seeds, on the same split."""
+        return self.spec.seed + 1_000_003 * self.planned.repeat
 
 
 def run_trial(
@@ -63,5 +71,228 @@ def run_trial(
     """Run one trial to its end, or until asked to stop, resuming from `folder` where it can.
 
     `uploads/<artifact id>` holds what the spec names; `cache` keeps references between searches.
+    `history` holds every trial that has ended; the network lies in `folder/export` afterwards.
     """
-    raise NotImplementedError
+    torch.set_num_threads(threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = load_data(spec, uploads)
+    try:
+        resolved = resolve(spec, matrix=data.task if isinstance(data.task, MatrixTask) else None)
+        run = _Run(spec, resolved, planned, history, data, folder, progress)
+        return _ended(run, settings, cache=cache, threads=threads)
+    except StoppedError:
+        return TrialOutcome("CANCELLED", "user_cancel", "stopped after the step it was in")
+    except _PrunedError as pruned:
+        return TrialOutcome("PRUNED", "pruned", str(pruned))
+    except NotFiniteError as error:
+        return TrialOutcome("FAILED", "not_finite", str(error))
+    except BudgetUnreachable as error:
+        return TrialOutcome("FAILED", "budget_unreachable", error.sentence)
+
+
+def _ended(
+    run: _Run, settings: LearnerSettings | None, *, cache: Path, threads: int
+) -> TrialOutcome:
+    match run.planned.kind:
+        case "reference":
+            network = make_reference(
+                run.spec,
+                run.resolved,
+                run.data,
+                cache=cache,
+                folder=run.folder,
+                threads=threads,
+                progress=run.progress,
+            )
+            return _complete(run, run.resolved.network, network, {})
+        case "baseline":
+            return _baseline(run)
+        case "candidate":
+            return _candidate(run, settings)
+        case "measurement":
+            report = measure(
+                run.spec,
+                run.resolved,
+                run.data,
+                run.history,
+                lock=cache / "latency.lock",
+                threads=threads,
+                progress=run.progress,
+            )
+            return TrialOutcome("COMPLETE", report=report)
+        case _:
+            assert_never(run.planned.kind)
+
+
+def _baseline(run: _Run) -> TrialOutcome:
+    assert run.planned.family is not None
+    reference = load_reference(_reference_folder(run.history), run.resolved)
+    exported, network = build_baseline(
+        run.planned.family,
+        reference.network,
+        reference.profile,
+        run.resolved,
+        generator=torch.Generator().manual_seed(run.seed),
+    )
+    problem = Problem(run.data, reference.answers, run.spec.training, run.seed)
+    return _tune(run, problem, exported, network, first_epoch=0, extra={})
+
+
+def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
+    if settings is None:
+        return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
+    reference = load_reference(_reference_folder(run.history), run.resolved)
+    problem = Problem(run.data, reference.answers, run.spec.training, run.seed)
+    learned = learn(
+        reference.network,
+        reference.profile,
+        run.resolved,
+        settings,
+        problem,
+        epochs=run.spec.compute.epochs,
+        folder=run.folder,
+        progress=run.progress,
+    )
+    extra = {"soft_loss": learned.soft_loss, "hard_loss": learned.hard_loss}
+    first = learning_epochs(settings, run.spec.compute.epochs)
+    return _tune(run, problem, *learned.built, first_epoch=first, extra=extra)
+
+
+def _tune(
+    run: _Run,
+    problem: Problem,
+    exported: NetworkSpec,
+    network: nn.Module,
+    *,
+    first_epoch: int,
+    extra: dict[str, float],
+) -> TrialOutcome:
+    """Fine-tune a hard network, distilled from the reference; a candidate may be pruned."""
+    curve: list[tuple[int, float]] = []
+
+    def compare(step: int, loss: float) -> None:
+        curve.append((step, loss))
+        unfinished = run.planned.kind == "candidate" and step < last * problem.steps_per_epoch
+        if unfinished and should_prune(run.spec, run.planned, run.history, curve):
+            raise _PrunedError(
+                f"its validation loss of {loss:.4f} after step {step} is above the median "
+                "of the candidates before it"
+            )
+
+    last = run.spec.compute.epochs
+    fit(
+        network,
+        problem,
+        Phase("tuning", first_epoch, last, last),
+        weight_groups(network),
+        checkpoint=run.folder / "checkpoint.safetensors",
+        progress=run.progress,
+        after_epoch=compare,
+    )
+    return _complete(run, exported, network, extra)
+
+
+def _complete(
+    run: _Run, exported: NetworkSpec, network: nn.Module, extra: dict[str, float]
+) -> TrialOutcome:
+    save_network(run.folder / "export", exported, network)
+    loss, accuracy = evaluate(network, run.data, run.data.validation)
+    cost = network_cost(exported, run.resolved)
+    metrics = extra | {
+        "validation_loss": loss,
+        "cost": cost.cost,
+        "macs": cost.macs,
+        "parameters": cost.parameters,
+        "network_macs": cost.network_macs,
+        "network_parameters": cost.network_parameters,
+    }
+    if accuracy is not None:
+        metrics["validation_accuracy"] = accuracy
+    return TrialOutcome("COMPLETE", network=exported, metrics=metrics)
+
+
+def _reference_folder(history: Sequence[FinishedTrial]) -> Path:
+    for trial in history:
+        if trial.planned.kind == "reference" and trial.folder is not None:
+            return trial.folder
+    raise AssertionError("a trial was started before its reference was complete")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The evidence, every trial's outcome by number, and where the exported networks lie."""
+
+    report: Report
+    outcomes: dict[int, TrialOutcome]
+    folders: dict[int, Path]
+
+
+def run_search(
+    spec: SearchSpec,
+    *,
+    folder: Path,
+    uploads: Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Run a whole search in this process, trial after trial; `folder` keeps files and cache.
+
+    Raises SpecError where the spec can never work, StoppedError when told to stop, and
+    RuntimeError, with its sentence, when the reference or the measurement failed.
+    """
+    history: list[FinishedTrial] = []
+    outcomes: dict[int, TrialOutcome] = {}
+    for planned in planned_trials(spec):
+        recorder = _Recorder(progress or Silent())
+        settings = propose(spec, planned, history) if planned.kind == "candidate" else None
+        place = folder / "trials" / str(planned.number)
+        outcome = run_trial(
+            spec,
+            planned,
+            history,
+            settings=settings,
+            uploads=uploads or folder,
+            cache=folder / "cache",
+            folder=place,
+            threads=threads or os.cpu_count() or 1,
+            progress=recorder,
+        )
+        outcomes[planned.number] = outcome
+        if outcome.state == "CANCELLED":
+            raise StoppedError
+        if outcome.state != "COMPLETE" and planned.kind in ("reference", "measurement"):
+            raise RuntimeError(f"the {planned.kind} failed: {outcome.sentence}")
+        loss = (outcome.metrics or {}).get("validation_loss")
+        history.append(
+            FinishedTrial(planned, outcome.state, settings, loss, tuple(recorder.curve), place)
+        )
+    report = outcomes[planned.number].report
+    assert report is not None
+    return SearchResult(report, outcomes, {t.planned.number: t.folder for t in history if t.folder})
+
+
+class Silent:
+    """Progress for nobody: nothing is said, and nothing stops it."""
+
+    def report(self, update: Update) -> None:
+        """Say nothing."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+class _Recorder:
+    """Keeps the validation curve that later trials are pruned against."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.curve: list[tuple[int, float]] = []
+
+    def report(self, update: Update) -> None:
+        if "validation_loss" in update.metrics:
+            self.curve.append((update.done, update.metrics["validation_loss"]))
+        self.inner.report(update)
+
+    def should_stop(self) -> bool:
+        return self.inner.should_stop()

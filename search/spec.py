@@ -79,7 +79,7 @@ class Training(Spec):
     """How weights are trained, everywhere in the search: AdamW under a cosine schedule."""
 
     batch: PositiveInt = 64
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 2e-3
     weight_decay: NonNegativeFloat = 0.01
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.7
 
@@ -99,7 +99,7 @@ class Range(Spec):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.low > self.high:
+        if not self.low <= self.high:
             raise ValueError(f"low is {self.low}, but must not exceed high, {self.high}")
         return self
 
@@ -126,7 +126,10 @@ class LearnerSettings(Spec):
 
 
 class Space(Spec):
-    """What the candidates are drawn from, and the plain families they must beat."""
+    """What the candidates are drawn from, and the plain families they must beat.
+
+    `learner` is the first candidate, and what the others keep where nothing is drawn.
+    """
 
     baselines: tuple[BaselineName, ...] = (
         "dense_shrunk",
@@ -140,7 +143,7 @@ class Space(Spec):
     sigma_end: Range = Range(low=0.5, high=2.0)
     shrink: Range = Range(low=0.01, high=0.5)
     structural_rate: Range = Range(low=1.0, high=60.0)
-    enqueue: tuple[LearnerSettings, ...] = (LearnerSettings(),)
+    learner: LearnerSettings = LearnerSettings()
 
 
 class Sampler(Spec):

@@ -135,8 +135,8 @@ def fit(
     """Train through the phase's epochs, from `checkpoint` where it holds this phase.
 
     A group's `factor` multiplies the learning rate. `after_backward` sees the gradients,
-    `after_step` the new weights, `after_epoch` the validation loss. Raises StoppedError,
-    NotFiniteError.
+    `after_step` the new weights, `after_epoch` the steps done and the validation loss.
+    Raises StoppedError and NotFiniteError.
     """
     optimiser = torch.optim.AdamW(
         groups,
@@ -170,7 +170,7 @@ def fit(
             metrics["validation_accuracy"] = accuracy
         done = (epoch + 1) * per_epoch
         progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
-        after_epoch(epoch + 1, validation)
+        after_epoch(done, validation)
 
 
 def learning_rate_share(step: int, total: int) -> float:

@@ -147,7 +147,7 @@ def _read(file: str) -> dict[str, object]:
     text = sys.stdin.read() if file == "-" else Path(file).read_text()
     spec = json.loads(text)
     if not isinstance(spec, dict):
-        raise ValueError("a search is a JSON object")
+        raise typer.BadParameter("a search is a JSON object")
     return spec
 
 

@@ -24,6 +24,8 @@ LONGEST_PAUSE_SECONDS = 30.0
 WELL_SECONDS = 60.0
 LARGEST_LOG_BYTES = 10_000_000
 PR_SET_PDEATHSIG = 1
+# The line that says that the service answers begins so, and ends with its address.
+READY = "matnas is ready at "
 
 
 @final
@@ -101,7 +103,7 @@ class Child:
                 env={**os.environ, **self.environment},
                 pass_fds=self.descriptors,
                 start_new_session=True,
-                preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509  (there are no threads here)
+                preexec_fn=dying_with_us(),  # noqa: PLW1509  (there is one thread)
             )
         self.started = time.monotonic()
 
@@ -171,7 +173,7 @@ class Supervisor:
                 for child in self._children:
                     child.start()
                 if self._until_ready():
-                    self._say(f"matnas is ready at {self._url}")
+                    self._say(f"{READY}{self._url}")
                 while not self._stop:
                     self._tend()
                     time.sleep(POLL_SECONDS)
@@ -221,16 +223,19 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
-def _dying_with(parent: int) -> Callable[[], None] | None:
-    """Let the kernel kill the child when we die, however we die; only Linux can."""
+def dying_with_us(number: signal.Signals = signal.SIGKILL) -> Callable[[], None] | None:
+    """Let the kernel send a child `number` when we die, however we die; only Linux can.
+
+    It runs in the child before the program: whoever starts the child may have no other threads.
+    """
     if sys.platform != "linux":
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl, parent = ctypes.CDLL(None, use_errno=True).prctl, os.getpid()
 
     def ask_the_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # we died before the kernel was asked
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     return ask_the_kernel
 

@@ -12,7 +12,7 @@ from models.cost import dense_cost, layer_cost
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import duration, in_words
+from service.words import UNITS, duration, in_words
 
 MEASURED = "[dim]latency: time over the dense reference's, on {threads} thread(s)[/dim]"
 
@@ -64,7 +64,7 @@ def event_line(event: Event) -> Text:
 
 def report_table(report: Report) -> Table:
     """The evidence: what was found beside every plain choice at the same budget."""
-    title = f"budget {report.budget:,} of {report.dense_cost:,} {report.quantity}"
+    title = f"budget {report.budget:,} of {report.dense_cost:,} {UNITS[report.quantity]}"
     table = Table(
         title=title, box=box.SIMPLE_HEAVY, caption=MEASURED.format(threads=report.threads)
     )
@@ -104,7 +104,7 @@ def layers_table(report: Report) -> Table:
     table.add_column("layer")
     table.add_column("shape", justify="right")
     table.add_column("structure")
-    table.add_column(report.quantity, justify="right")
+    table.add_column(UNITS[report.quantity], justify="right")
     table.add_column("of dense", justify="right")
     for layer in winner.network.layers:
         if layer.name in report.eligible:

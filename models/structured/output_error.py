@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Directions the data never excite are given this share of the mean input energy: enough to make C
-# invertible in float64, too little to move the optimum.
+# invertible in float64, too little to move the optimum. C summed in float32 may need more.
 REGULARISATION = 1e-7
 
 
@@ -33,5 +33,10 @@ def regularised(
         )
     moment = second_moment.detach().double()
     moment = (moment + moment.T) / 2
-    mean = moment.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return moment + REGULARISATION * mean * torch.eye(columns, dtype=moment.dtype)
+    mean = moment.diagonal().mean().item()
+    if not (moment.isfinite().all() and mean >= 0):
+        raise ValueError("second_moment holds what no finite inputs can have")
+    noise = REGULARISATION * (mean or 1.0) * torch.eye(columns, dtype=moment.dtype)
+    while torch.linalg.cholesky_ex(moment + noise).info != 0:
+        noise *= 10
+    return moment + noise

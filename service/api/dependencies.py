@@ -41,11 +41,13 @@ def request_id(request: Request) -> str:
     return found
 
 
-def json_only(request: Request) -> None:
+async def json_only(request: Request) -> None:
     """Refuse a body that does not call itself JSON: a page elsewhere cannot send one unasked."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, "send the body as application/json")
+    if b"\\u0000" in await request.body():  # PostgreSQL keeps no such text
+        raise HTTPException(422, "the body holds a NUL character")
 
 
 # The default scope would commit after the answer: a failed commit would still have said 202.

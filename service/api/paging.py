@@ -5,13 +5,14 @@ import binascii
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
-from fastapi import Query, Request
+from fastapi import Request
+from pydantic import Field
 
 from service.errors import QueryRefused
 
 MOST = 200
-Limit = Annotated[int, Query(ge=1, le=MOST)]
-Cursor = Annotated[str | None, Query(max_length=400)]
+Limit = Annotated[int, Field(ge=1, le=MOST)]
+Cursor = Annotated[str | None, Field(max_length=400)]
 Item = TypeVar("Item")
 
 

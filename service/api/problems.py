@@ -12,9 +12,21 @@ from starlette.exceptions import HTTPException
 
 from search.spec import SearchSpec, SpecError
 from service.api.sentences import Fault, faults
+from service.dashboard import pages
 from service.errors import ServiceError
 
 SEARCH_SCHEMA = SearchSpec.model_json_schema()
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 REMEDIES = {
     HTTPStatus.NOT_FOUND: "there is nothing here; /openapi.json lists what there is",
     HTTPStatus.METHOD_NOT_ALLOWED: "this address does not answer that method; see Allow",
@@ -62,32 +74,47 @@ def install(app: FastAPI) -> None:
 def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     wrong = (Fault(error.field, error.sentence),) if error.field is not None else ()
-    return problem(
-        request.state.request_id, error.status, error.sentence, code=error.code, wrong=wrong
-    )
+    return _told(request, error.status, error.sentence, code=error.code, wrong=wrong)
 
 
 def _spec_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SpecError)
     wrong = (Fault(error.field, error.sentence),)
-    return problem(request.state.request_id, 422, error.sentence, code="spec_refused", wrong=wrong)
+    return _told(request, 422, error.sentence, code="spec_refused", wrong=wrong)
 
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = faults(error.errors(), body=error.body, schema=SEARCH_SCHEMA)
     detail = "; ".join(fault.sentence for fault in wrong)
-    return problem(request.state.request_id, 422, detail, code="malformed", wrong=wrong)
+    return _told(request, 422, detail, code="malformed", wrong=wrong)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     said = "" if error.detail == status.phrase else error.detail
-    detail = said or REMEDIES.get(status, status.phrase)
-    return problem(request.state.request_id, status, detail, headers=error.headers)
+    return _told(
+        request, status, said or REMEDIES.get(status, status.phrase), headers=error.headers
+    )
 
 
 def _our_fault(request: Request, _: Exception) -> Response:
+    # This answer leaves outside of the gate, which dresses all others.
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem(request.state.request_id, status, REMEDIES[status])
+    return _told(request, status, REMEDIES[status], headers=SECURITY_HEADERS)
+
+
+def _told(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    code: str | None = None,
+    wrong: tuple[Fault, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    request_id = request.state.request_id
+    if pages.is_page(request.url.path):
+        return pages.problem(status, detail, request_id, headers)
+    return problem(request_id, status, detail, code=code, wrong=wrong, headers=headers)

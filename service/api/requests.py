@@ -12,19 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import problem
+from service.api.problems import SECURITY_HEADERS, problem
 
-SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", re.ASCII)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -71,7 +60,7 @@ class RequestGate:
         try:
             refused = self._refusal(scope, headers, request_id)
             counted = _counted(receive, self._limit(scope))
-            await (refused or self._app)(scope, counted, send_named)
+            await (refused or self._app)(scope, counted, _plain_errors_told(send_named, scope))
         finally:
             logger.info(
                 "%s %s %d %.0f ms",
@@ -86,6 +75,8 @@ class RequestGate:
         return self._max_upload_bytes if uploads else self._max_body_bytes
 
     def _refusal(self, scope: Scope, headers: Headers, request_id: str) -> Response | None:
+        if b"%00" in scope["query_string"] or "\0" in scope["path"]:
+            return problem(request_id, 400, "the address holds a NUL character")
         host = HOST.fullmatch(headers.get("host", ""))
         if host is None or host["name"].strip("[]").lower() not in self._hosts:
             return problem(request_id, 400, "this server does not answer to that Host")
@@ -113,6 +104,35 @@ def dress(headers: MutableHeaders, request_id: str) -> None:
     headers.setdefault("Cache-Control", "no-cache")
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
+
+
+def _plain_errors_told(send: Send, scope: Scope) -> Send:
+    """Turn the few errors that Starlette answers in plain text (a bad Range) into problems."""
+    told: Response | None = None
+
+    async def sending(message: Message) -> None:
+        nonlocal told
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            headers = Headers(raw=message["headers"])
+            if headers.get("content-type", "").startswith("text/plain"):
+                kept = {k: v for k, v in headers.items() if k == "content-range"}
+                told = problem(
+                    scope["state"]["request_id"],
+                    message["status"],
+                    "the request cannot be answered as it stands",
+                    headers=kept,
+                )
+                return
+        if told is None:
+            await send(message)
+        elif not message.get("more_body"):
+            await told(scope, _nothing, send)
+
+    return sending
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def _request_id(offered: str) -> str:

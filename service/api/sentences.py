@@ -99,34 +99,39 @@ def _resolved(
 
 
 def _sentence(error: Mapping[str, Any], field: str, known: Mapping[str, Any]) -> str:
-    ctx = error.get("ctx", {})
-    value = shown(error.get("input"))
+    ctx, value = error.get("ctx", {}), shown(error.get("input"))
     match error["type"]:
         case "missing":
-            return f"{field} is missing"
+            sentence = "is missing"
         case "extra_forbidden":
-            return _unknown_field(field, known)
+            sentence = _unknown(field, known)
         case "union_tag_invalid":
-            choices = ctx["expected_tags"].replace("'", "")
-            return f"{field} is {ctx['tag']!r}; choose one of {choices}"
+            sentence = f"is {ctx['tag']!r}; choose one of {_plain(ctx['expected_tags'])}"
         case "union_tag_not_found":
             choices = ", ".join(known.get("discriminator", {}).get("mapping", {}))
-            return f"{field} is missing; choose one of {choices}"
+            sentence = f"is missing; choose one of {choices}"
         case "literal_error" | "enum":
-            choices = ctx["expected"].replace("'", "").replace(" or ", ", ")
-            return f"{field} is {value}; choose one of {choices}"
+            sentence = f"is {value}; choose one of {_plain(ctx['expected'])}"
         case "value_error":
-            return f"{field} is {value}; {ctx['error']}"
+            sentence = f"is {value}; {ctx['error']}"
         case _:
             rule = re.sub(r"^\w+ should", "it must", error["msg"])
-            return f"{field} is {value}; {rule[0].lower()}{rule[1:]}"
+            sentence = f"is {value}; {rule[0].lower()}{rule[1:]}"
+    return f"{field} {sentence}"
 
 
-def _unknown_field(field: str, known: Mapping[str, Any]) -> str:
+def _plain(choices: str) -> str:
+    """Without pydantic's quotes and its last `or`."""
+    return choices.replace("'", "").replace(" or ", ", ")
+
+
+def _unknown(field: str, known: Mapping[str, Any]) -> str:
     names = sorted(known.get("properties", ()))
+    if not names:
+        return "is not known here"
     near = get_close_matches(field.rpartition(".")[2], names, n=1)
     remedy = f"did you mean {near[0]}?" if near else f"the fields here are {', '.join(names)}"
-    return f"{field} is not a field; {remedy}"
+    return f"is not a field; {remedy}"
 
 
 def shown(value: object) -> str:

@@ -1,8 +1,9 @@
 """The pages: the list of searches, one search with its evidence, found networks side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, final
 
@@ -17,7 +18,7 @@ from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere, QueryRefused
-from service.words import duration, in_words
+from service.words import UNITS, duration, in_words
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
@@ -94,6 +95,25 @@ def search(request: Request, search_id: str) -> HTMLResponse:
     )
 
 
+def is_page(path: str) -> bool:
+    """Whether what is asked for is read by a person."""
+    return path == "/" or path.startswith("/view/")
+
+
+def problem(
+    status: int, detail: str, request_id: str, headers: Mapping[str, str] | None
+) -> HTMLResponse:
+    """Say what went wrong to a person."""
+    return _page(
+        "problem.html",
+        status=status,
+        headers=headers,
+        title=HTTPStatus(status).phrase,
+        detail=detail,
+        request_id=request_id,
+    )
+
+
 def _layers(
     layers: Sequence[LayerSpec], eligible: Sequence[str], quantity: Quantity
 ) -> list[Layer]:
@@ -116,8 +136,11 @@ def _rows(request: Request) -> Database:
     return found
 
 
-def _page(template: str, **values: Any) -> HTMLResponse:
-    return HTMLResponse(_environment.get_template(template).render(values))
+def _page(
+    template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+) -> HTMLResponse:
+    page = _environment.get_template(template).render(values, status=status)
+    return HTMLResponse(page, status, headers)
 
 
 def _moment(value: datetime) -> str:
@@ -131,4 +154,4 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"duration": duration, "moment": _moment}
+_environment.filters |= {"duration": duration, "moment": _moment, "unit": UNITS.__getitem__}

@@ -14,14 +14,19 @@ from service.jobs.views import ProgressView
 def progress_of(trials: Sequence[TrialRow], spec: SearchSpec, *, now: datetime) -> ProgressView:
     """How many trials have ended, what the running ones do, and how long the rest may take."""
     running = [trial for trial in trials if trial.state == "RUNNING"]
-    phases = [f"{trial.name}: {trial.phase or 'starting'}" for trial in running]
     return ProgressView(
-        phase=", ".join(phases),
+        phase="; ".join(f"{trial.name}: {_stage(trial)}" for trial in running),
         done=sum(_has_ended(trial) for trial in trials),
         total=len(trials),
         unit="trial",
         eta_seconds=_remaining_seconds(trials, spec, now=now),
     )
+
+
+def _stage(trial: TrialRow) -> str:
+    if trial.phase is None:
+        return "starting"
+    return f"{trial.phase}, {trial.unit} {trial.done} of {trial.total}"
 
 
 def _remaining_seconds(
@@ -30,7 +35,7 @@ def _remaining_seconds(
     left = [trial for trial in trials if not _has_ended(trial)]
     if not left:
         return 0.0
-    expected = {trial.kind: _expected_seconds(trial.kind, trials, spec) for trial in left}
+    expected = {trial.kind: _expected_seconds(trial.kind, trials, spec, now) for trial in left}
     seconds = 0.0
     for trial in left:
         usual = expected[trial.kind]
@@ -41,19 +46,31 @@ def _remaining_seconds(
     return seconds / max(1, sum(trial.state == "RUNNING" for trial in trials))
 
 
-def _expected_seconds(kind: str, trials: Sequence[TrialRow], spec: SearchSpec) -> float | None:
+def _expected_seconds(
+    kind: str, trials: Sequence[TrialRow], spec: SearchSpec, now: datetime
+) -> float | None:
     """The mean of its kind, else of the shorter trials, else by epochs from the reference."""
     took = {
         name: [_seconds(trial) for trial in trials if trial.kind == name and _was_run(trial)]
         for name in ("reference", "baseline", "candidate")
     }
     took["measurement"] = []
+    took["reference"] = took["reference"] or _foreseen(trials[0], now)
     for seconds in (took[kind], took["candidate"], took["baseline"]):
         if seconds and kind != "reference":
             return fmean(seconds)
-    if took["reference"] and kind != "reference":
-        return took["reference"][0] * spec.compute.epochs / spec.compute.reference_epochs
-    return None
+    if not took["reference"]:
+        return None
+    epochs = spec.compute.reference_epochs if kind == "reference" else spec.compute.epochs
+    return took["reference"][0] * epochs / spec.compute.reference_epochs
+
+
+def _foreseen(reference: TrialRow, now: datetime) -> list[float]:
+    """What the running reference will have taken, if it goes on as it began."""
+    if reference.state != "RUNNING" or not reference.done or not reference.total:
+        return []
+    assert reference.started_at is not None
+    return [(now - reference.started_at).total_seconds() * reference.total / reference.done]
 
 
 def _seconds(trial: TrialRow) -> float:

@@ -38,17 +38,17 @@ def list_searches(
     now: datetime,
     cursor: str | None = None,
     limit: int = 50,
+    oldest_first: bool = False,
 ) -> SearchPage:
-    """Searches that pass the filter, newest first, a page at a time."""
-    statement = _filtered(wanted).order_by(SearchRow.created_at.desc(), SearchRow.id.desc())
+    """Searches that pass the filter, newest first unless told, a page at a time."""
+    moment, key = SearchRow.created_at, SearchRow.id
+    order = (moment, key) if oldest_first else (moment.desc(), key.desc())
+    statement = _filtered(wanted).order_by(*order)
     if cursor is not None:
         created_at, search_id = _read_cursor(cursor)
-        statement = statement.where(
-            or_(
-                SearchRow.created_at < created_at,
-                and_(SearchRow.created_at == created_at, SearchRow.id < search_id),
-            )
-        )
+        later = or_(moment > created_at, and_(moment == created_at, key > search_id))
+        sooner = or_(moment < created_at, and_(moment == created_at, key < search_id))
+        statement = statement.where(later if oldest_first else sooner)
     rows = session.scalars(statement.limit(limit + 1)).all()
     page = rows[:limit]
     following = _cursor(page[-1]) if len(rows) > limit else None

@@ -25,6 +25,9 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
         .where(SearchRow.state.in_(CLAIMABLE_SEARCH_STATES))
         .where(SearchRow.id.in_(_searches_with_unsent(lately)))
         .order_by(SearchRow.created_at, SearchRow.id)
+        # Whoever is changing a search just now hints at what follows from it afterwards.
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
     ).all()
     due = [
         trial.id

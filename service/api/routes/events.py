@@ -17,6 +17,7 @@ from service.db.session import Database, clock
 
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
+LARGEST_ID = 2**63 - 1
 
 router = APIRouter(prefix="/searches/{search_id}/events", tags=["events"])
 
@@ -26,15 +27,15 @@ async def events(
     search_id: str,
     request: Request,
     rows: Rows,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     limit: Limit = 100,
-    last_event_id: Annotated[str, Header()] = "0",
+    last_event_id: Annotated[str, Header(max_length=20)] = "0",
 ) -> Response:
     """Stream events from Last-Event-ID on until the search has ended; with `after`, list them."""
     if after is not None:
         answer = await run_in_threadpool(_list, rows, search_id, after, limit)
         return Response(answer.model_dump_json(), media_type="application/json")
-    last = int(last_event_id) if last_event_id.isdecimal() else 0
+    last = min(int(last_event_id), LARGEST_ID) if last_event_id.isdecimal() else 0
     await run_in_threadpool(_news, rows, search_id, last)  # 404 before the stream begins
     stream = _stream(rows, search_id, last, request.app.state.stopping)
     return EventSourceResponse(stream, headers={"X-Accel-Buffering": "no"})

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from search.report import Report
 from search.spec import Dataset, SearchSpec
@@ -26,8 +26,24 @@ router = APIRouter(prefix="/searches", tags=["searches"])
 IdempotencyKey = Annotated[
     str | None, Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,200}$")
 ]
-ModelKind = Literal["mlp", "vit", "matrix"]
-Text = Annotated[str | None, Query(max_length=200)]
+
+
+@final
+class SearchQuery(BaseModel):
+    """Which searches to list; an unknown filter is refused, not passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: SearchState | None = None
+    tag: str | None = None
+    model: Literal["mlp", "vit", "matrix"] | None = None
+    dataset: Dataset | None = None
+    name: str | None = None
+    created_after: AwareDatetime | None = None
+    created_before: AwareDatetime | None = None
+    sort: Literal["-created_at", "created_at"] = "-created_at"
+    cursor: Cursor = None
+    limit: Limit = 50
 
 
 @router.post("", status_code=202, response_model=SearchAnswer, dependencies=[Depends(json_only)])
@@ -56,35 +72,17 @@ def submit(
 
 @router.get("")
 def list_searches(
-    request: Request,
-    session: Reading,
-    state: SearchState | None = None,
-    tag: Text = None,
-    model: ModelKind | None = None,
-    dataset: Dataset | None = None,
-    name: Text = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
-    sort: Literal["-created_at", "created_at"] = "-created_at",
-    cursor: Cursor = None,
-    limit: Limit = 50,
+    request: Request, session: Reading, wanted: Annotated[SearchQuery, Query()]
 ) -> SearchList:
     """List searches, newest first unless told."""
+    choice = wanted.model_dump(exclude={"sort", "cursor", "limit"})
     page = jobs.list_searches(
         session,
-        jobs.SearchFilter(
-            state=state,
-            tag=tag,
-            model=model,
-            dataset=dataset,
-            name=name,
-            created_after=created_after,
-            created_before=created_before,
-        ),
+        jobs.SearchFilter(**choice),
         now=clock(session),
-        cursor=cursor,
-        limit=limit,
-        oldest_first=sort == "created_at",
+        cursor=wanted.cursor,
+        limit=wanted.limit,
+        oldest_first=wanted.sort == "created_at",
     )
     items = tuple(SearchAnswer.model_validate(view) for view in page.searches)
     return SearchList(items=items, next=next_link(request, page.cursor))

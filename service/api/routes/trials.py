@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from models.drawing import draw
 from search.plan import TrialKind, TrialState
@@ -15,6 +15,7 @@ from service.db.session import clock
 
 router = APIRouter(prefix="/searches/{search_id}/trials", tags=["trials"])
 
+Number = Annotated[int, Path(ge=0, le=1_000_000)]
 Sort = Literal["number", "-number", "validation_loss", "cost", "-cost"]
 LAST = float("inf")
 ORDERS: dict[Sort, Callable[[TrialAnswer], tuple[float, int]]] = {
@@ -50,7 +51,7 @@ def list_trials(
 
 
 @router.get("/{number}")
-def get_trial(search_id: str, number: int, session: Reading) -> TrialAnswer:
+def get_trial(search_id: str, number: Number, session: Reading) -> TrialAnswer:
     """Tell how one trial is doing."""
     view = jobs.get_trial(session, search_id, number, now=clock(session))
     return TrialAnswer.model_validate(view)
@@ -59,7 +60,7 @@ def get_trial(search_id: str, number: int, session: Reading) -> TrialAnswer:
 @router.get("/{number}/metrics")
 def metrics(
     search_id: str,
-    number: int,
+    number: Number,
     session: Reading,
     max_points: Annotated[int, Query(ge=2, le=10_000)] = 1000,
 ) -> CurvesAnswer:
@@ -68,7 +69,7 @@ def metrics(
 
 
 @router.get("/{number}/structure")
-def structure(search_id: str, number: int, session: Reading) -> StructureAnswer:
+def structure(search_id: str, number: Number, session: Reading) -> StructureAnswer:
     """Give the network that a trial found, layer by layer."""
     network = jobs.network(session, search_id, number)
     search = jobs.get_search(session, search_id, now=clock(session))
@@ -76,7 +77,7 @@ def structure(search_id: str, number: int, session: Reading) -> StructureAnswer:
 
 
 @router.get("/{number}/structure.svg", response_class=Response)
-def drawing(search_id: str, number: int, session: Reading) -> Response:
+def drawing(search_id: str, number: Number, session: Reading) -> Response:
     """Draw the network that a trial found."""
     network = jobs.network(session, search_id, number)
     search = jobs.get_search(session, search_id, now=clock(session))

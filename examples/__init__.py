@@ -1,0 +1,1 @@
+"""What matnas does, in small."""

@@ -1,0 +1,114 @@
+"""The dense network that everything is measured against: trained once, kept between searches."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.checkpoint import load_network, load_tensors, save_network, save_tensors
+from models.networks.build import build_network
+from models.spec import Matrix
+from search.data import VARIANTS, Data
+from search.profile import Profile, dense_layer, load_profile, profile, save_profile
+from search.progress import Progress, Update
+from search.spec import ResolvedSearch, SearchSpec
+from search.training import Phase, Problem, answers, fit, weight_groups
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The trained dense network, its answers on the training part, and its layers' profile."""
+
+    network: nn.Module
+    answers: Float[Tensor, "samples outputs"] | None
+    profile: Profile
+
+
+def make_reference(
+    spec: SearchSpec,
+    resolved: ResolvedSearch,
+    data: Data,
+    *,
+    cache: Path,
+    folder: Path,
+    threads: int,
+    progress: Progress,
+) -> nn.Module:
+    """Train the dense network, or take it from the cache, and profile its layers into `folder`."""
+    kept = cache / "references" / reference_key(spec, threads=threads)
+    if not kept.exists():
+        network = _trained(spec, resolved, data, folder=folder, progress=progress)
+        known = None if isinstance(spec.model, Matrix) else answers(network, data.train.inputs)
+        _keep(kept, resolved, network, known)
+    network = load_network(kept)
+    save_network(folder / "export", resolved.network, network)
+    if (kept / "answers.safetensors").exists():
+        shutil.copy2(kept / "answers.safetensors", folder / "answers.safetensors")
+    progress.report(Update("profile", 0, len(resolved.eligible), unit="layer"))
+    save_profile(folder / "profile.safetensors", profile(network, data, resolved))
+    return network
+
+
+def load_reference(folder: Path, resolved: ResolvedSearch) -> Reference:
+    """Read what `make_reference` left in its folder."""
+    network = load_network(folder / "export")
+    known = folder / "answers.safetensors"
+    return Reference(
+        network=network,
+        answers=load_tensors(known)[0]["answers"] if known.exists() else None,
+        profile=load_profile(folder / "profile.safetensors", network, resolved),
+    )
+
+
+def reference_key(spec: SearchSpec, *, threads: int) -> str:
+    """Name a reference by all that its numbers depend on."""
+    facts = spec.model_dump(mode="json", include={"model", "dataset", "training", "seed"}) | {
+        "epochs": spec.compute.reference_epochs,
+        "variants": VARIANTS,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _trained(
+    spec: SearchSpec, resolved: ResolvedSearch, data: Data, *, folder: Path, progress: Progress
+) -> nn.Module:
+    generator = torch.Generator().manual_seed(spec.seed)
+    network = build_network(resolved.network, generator=generator)
+    if isinstance(spec.model, Matrix):
+        with torch.no_grad():
+            dense_layer(network, "matrix").weight.copy_(data.train.targets.T)
+        return network
+    epochs = spec.compute.reference_epochs
+    fit(
+        network,
+        Problem(data, None, spec.training, spec.seed),
+        Phase("training", 0, epochs, epochs),
+        weight_groups(network),
+        checkpoint=folder / "checkpoint.safetensors",
+        progress=progress,
+    )
+    return network
+
+
+def _keep(kept: Path, resolved: ResolvedSearch, network: nn.Module, known: Tensor | None) -> None:
+    """Write a cache entry under another name and rename it: it is there wholly or not at all."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=kept.parent, prefix=".unfinished-"))
+    save_network(unfinished, resolved.network, network)
+    if known is not None:
+        save_tensors(unfinished / "answers.safetensors", {"answers": known})
+    try:
+        os.replace(unfinished, kept)  # noqa: PTH105 - Path.replace says no more
+    except OSError:
+        if not kept.exists():
+            raise
+        shutil.rmtree(unfinished)  # another worker made the same reference meanwhile

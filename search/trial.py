@@ -1,0 +1,39 @@
+"""What a trial is told of earlier ones, and how it says that it ended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from models.spec import NetworkSpec
+from search.plan import PlannedTrial, TrialState
+from search.report import Report
+from search.spec import LearnerSettings
+
+OutcomeReason = Literal["", "user_cancel", "not_finite", "budget_unreachable", "pruned", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTrial:
+    """What later trials may know of an earlier one.
+
+    `curve` holds (step, validation loss); `folder` is the one `run_trial` was given.
+    """
+
+    planned: PlannedTrial
+    state: TrialState
+    settings: LearnerSettings | None
+    validation_loss: float | None
+    curve: tuple[tuple[int, float], ...]
+    folder: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOutcome:
+    """How a trial ended: COMPLETE, PRUNED, FAILED, or CANCELLED because it was asked to stop."""
+
+    state: TrialState
+    reason: OutcomeReason = ""
+    sentence: str = ""
+    network: NetworkSpec | None = None
+    metrics: dict[str, float] | None = None
+    report: Report | None = None

@@ -1,0 +1,233 @@
+"""A real server in a thread, and searches played through by hand in the place of a worker."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from models.cost import layer_cost, network_macs, network_parameters
+from models.spec import (
+    BlockDiagonal,
+    Dense,
+    Gblr,
+    LayerSpec,
+    LowRank,
+    NetworkSpec,
+    Rectangle,
+    Structure,
+)
+from search.plan import PlannedTrial
+from search.report import Report, ReportRow
+from search.spec import ResolvedSearch, SearchSpec, resolve
+from service import jobs
+from service.api.app import create_app
+from service.artifacts import FolderStore
+from service.db.migrations import upgrade
+from service.db.session import Database
+from service.settings import Settings
+
+LEASE = timedelta(seconds=60)
+SPEC: dict[str, Any] = {
+    "name": "digits by hand",
+    "tags": ["test"],
+    "model": {"kind": "mlp", "hidden": [32, 32]},
+    "dataset": "digits",
+    "budget": {"ratio": 0.3},
+    "compute": {"trials": 2},
+    "space": {"baselines": ["uniform_low_rank", "block_diagonal"]},
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running server, and its rows and files from within."""
+
+    url: str
+    settings: Settings
+    database: Database
+    http: httpx.Client
+    files: FolderStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", FolderStore(self.settings.home))
+
+    def submit(self, **changes: Any) -> str:
+        answer = self.http.post("/searches", json=SPEC | changes)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+
+@contextmanager
+def serving(home: Path, **choices: Any) -> Iterator[Service]:
+    settings = Settings(home=home, **choices)
+    upgrade(settings.database)
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    database = Database(settings.database)
+    try:
+        with httpx.Client(base_url=url, trust_env=False, timeout=20) as http:
+            while not server.started:
+                time.sleep(0.01)
+            yield Service(url, settings, database, http)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+        database.dispose()
+
+
+def begin(service: Service, search_id: str, number: int) -> jobs.Claim:
+    """Take a trial as a worker would."""
+    with service.database.write() as session:
+        claim = jobs.claim(
+            session, f"{search_id}-{number}", owner="hand", now=datetime.now(UTC), lease=LEASE
+        )
+    assert claim is not None, f"trial {number} may not start"
+    return claim
+
+
+def report_curve(service: Service, claim: jobs.Claim, values: Mapping[int, float]) -> None:
+    """Say where a trial stands."""
+    stage = jobs.Stage("training", max(values), 2 * max(values), "epoch")
+    points = [jobs.Point("validation_loss", step, value) for step, value in values.items()]
+    with service.database.write() as session:
+        jobs.record(session, claim, stage=stage, points=points)
+
+
+def end(service: Service, claim: jobs.Claim, ending: jobs.Ending) -> None:
+    """End a trial as a worker would."""
+    with service.database.write() as session:
+        assert jobs.finish(session, claim, ending, now=datetime.now(UTC))
+
+
+def play(service: Service, search_id: str, *, until: int | None = None) -> None:
+    """Run every trial of a search, or those below `until`, with made results."""
+    with service.database.read() as session:
+        view = jobs.get_search(session, search_id, now=datetime.now(UTC))
+        trials = jobs.list_trials(session, search_id, now=datetime.now(UTC))
+    resolved = resolve(view.spec)
+    for trial in trials[:until]:
+        claim = begin(service, search_id, trial.number)
+        if claim.planned.kind == "measurement":
+            ending = jobs.Ending("COMPLETE", report=made_report(view.spec, resolved, trials))
+        else:
+            report_curve(service, claim, {1: 1.0, 2: loss_of(claim.planned)})
+            folder = service.files.attempt(search_id, trial.number, claim.attempt) / "export"
+            folder.mkdir(parents=True)
+            network = made_network(claim.planned, resolved)
+            (folder / "network.json").write_text(network.model_dump_json())
+            (folder / "network.safetensors").write_bytes(bytes(range(200)))
+            ending = jobs.Ending(
+                "COMPLETE",
+                network=network,
+                metrics={"validation_loss": loss_of(claim.planned), "test_accuracy": 0.9},
+            )
+        end(service, claim, ending)
+
+
+def loss_of(planned: PlannedTrial) -> float:
+    return {"reference": 0.1, "baseline": 0.5}.get(planned.kind, 0.3) + 0.01 * planned.number
+
+
+def made_network(planned: PlannedTrial, resolved: ResolvedSearch) -> NetworkSpec:
+    return resolved.network.with_structures(
+        {layer.name: _structure(planned, layer) for layer in resolved.layers}
+    )
+
+
+def _structure(planned: PlannedTrial, layer: LayerSpec) -> Structure:
+    match planned.family or planned.kind:
+        case "uniform_low_rank":
+            return LowRank(rank=max(1, min(layer.rows, layer.columns) // 8))
+        case "block_diagonal":
+            return BlockDiagonal(blocks=8)
+        case "candidate":
+            return Gblr(rectangles=_rectangles(layer, planned.number))
+        case _:
+            return Dense()
+
+
+def _rectangles(layer: LayerSpec, number: int) -> tuple[Rectangle, ...]:
+    rows, columns = layer.rows, layer.columns
+    tile = Rectangle(
+        row_start=0,
+        row_count=rows // 4,
+        column_start=columns // 2,
+        column_count=columns // 4,
+        rank=min(rows, columns) // 4,
+    )
+    wide = Rectangle(
+        row_start=rows // 2 + number,
+        row_count=rows - 2,
+        column_start=columns - 3,
+        column_count=columns // 2,
+        rank=2,
+    )
+    return (tile, wide)
+
+
+def made_report(
+    spec: SearchSpec, resolved: ResolvedSearch, trials: tuple[jobs.TrialView, ...]
+) -> Report:
+    rows = {
+        planned.number: _row(planned, resolved)
+        for planned in (
+            PlannedTrial(trial.number, trial.kind, trial.family, trial.repeat)
+            for trial in trials
+            if trial.kind != "measurement"
+        )
+    }
+    baselines = tuple(row for row in rows.values() if row.kind == "baseline")
+    candidates = tuple(row for row in rows.values() if row.kind == "candidate")
+    return Report(
+        quantity=resolved.quantity,
+        budget=resolved.budget,
+        dense_cost=resolved.dense_cost,
+        budget_macs=resolved.budget,
+        eligible_dense_macs=resolved.dense_cost,
+        eligible=resolved.eligible,
+        threads=1,
+        latency_batch=64,
+        other_load=0.0,
+        reference=rows[0],
+        baselines=baselines,
+        candidates=candidates,
+        best_candidate=candidates[0],
+        winner=candidates[0],
+    )
+
+
+def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
+    network = made_network(planned, resolved)
+    layers = [layer for layer in network.layers if layer.name in resolved.eligible]
+    return ReportRow(
+        number=planned.number,
+        name=planned.name,
+        kind=planned.kind,
+        validation_loss=loss_of(planned),
+        validation_accuracy=0.9,
+        test_loss=0.4,
+        test_accuracy=0.9,
+        cost=sum(layer_cost(layer, resolved.quantity) for layer in layers),
+        smallest_step=None,
+        macs=sum(layer_cost(layer, "macs") for layer in layers),
+        parameters=sum(layer_cost(layer, "parameters") for layer in layers),
+        network_macs=network_macs(network),
+        network_parameters=network_parameters(network),
+        latency_ratio=0.7,
+        latency_quartiles=(0.6, 0.8),
+        epochs=8,
+        network=network,
+    )
