@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from search.report import Report, ReportRow
 from service import terminal
@@ -40,7 +41,7 @@ def main() -> int:
             console.print(f"the service answers at {url}; its logs are in {home / 'logs'}")
             report = run(client, console, home)
     except (Failed, Refused, Unreachable) as error:
-        console.print(f"[red]the demonstration failed:[/red] {error}")
+        console.print(Text(f"the demonstration failed: {error}", style="red"))
         return 1
     except KeyboardInterrupt:
         console.print("stopped")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,11 @@ def load_spec(folder: Path) -> NetworkSpec:
 
 def load_network(folder: Path) -> nn.Module:
     """Build a saved network and fill it, in evaluation mode; every tensor must find its place."""
-    module = build_network(load_spec(folder), generator=torch.Generator())
+    spec = load_spec(folder)
+    try:
+        module = build_network(spec, generator=torch.Generator())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / SPEC} is not a network: {error}") from error
     tensors, _ = load_tensors(folder / WEIGHTS)
     floats = {tensor.dtype for tensor in tensors.values()}
     if len(floats) == 1:
@@ -98,9 +101,7 @@ def export(folder: Path, spec: NetworkSpec, module: nn.Module, example: Tensor) 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a new file in the same folder, then put it in the place of the old."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         write(temporary)
         temporary.replace(path)

@@ -64,7 +64,7 @@ def draw_structure(structure: Structure, *, rows: int, columns: int) -> str:
     """Draw one structure alone."""
     layer = LayerSpec(name="matrix", rows=rows, columns=columns, structure=structure)
     size = _size(layer)
-    box = _Box(1, 1, size.width, size.height)
+    box = _Box(1.0, 1.0, size.width, size.height)
     parts = _matrix(layer, box)
     return _page(_named(structure), parts, width=box.width + 2, height=box.height + 2)
 
@@ -106,7 +106,7 @@ def _lines(layers: Sequence[LayerSpec]) -> Iterator[list[LayerSpec]]:
 def _size(layer: LayerSpec) -> _Box:
     scale = sqrt(AREA / (layer.rows * layer.columns))
     scale = min(scale, LONGEST / max(layer.rows, layer.columns))
-    return _Box(0, 0, max(SHORTEST, layer.columns * scale), max(SHORTEST, layer.rows * scale))
+    return _Box(0.0, 0.0, max(SHORTEST, layer.columns * scale), max(SHORTEST, layer.rows * scale))
 
 
 def _width(widths: Sequence[float]) -> float:
@@ -127,9 +127,9 @@ def _panel(layer: LayerSpec, *, x: float, y: float) -> str:
 
 
 def _matrix(layer: LayerSpec, box: _Box) -> list[str]:
-    field = box.svg(FIELD, 1, edge=FRAME)
+    field = box.svg(FIELD, 1.0, edge=FRAME)
     drawn = _structure(layer.structure, box, rows=layer.rows, columns=layer.columns)
-    frame = box.svg("none", 1, edge=FRAME)
+    frame = box.svg("none", 1.0, edge=FRAME)
     return [field, *drawn, frame]
 
 
@@ -142,8 +142,8 @@ def _structure(structure: Structure, box: _Box, *, rows: int, columns: int) -> l
             colour = COLOURS["low rank"]
             return [
                 box.svg(colour, 0.12),
-                box.part(0, 0, rank / columns, 1).svg(colour, 0.75),
-                box.part(0, 0, 1, rank / rows).svg(colour, 0.75),
+                box.part(0.0, 0.0, rank / columns, 1.0).svg(colour, 0.75),
+                box.part(0.0, 0.0, 1.0, rank / rows).svg(colour, 0.75),
             ]
         case BlockDiagonal(blocks=blocks):
             return list(_blocks(blocks, box, rows=rows, columns=columns))
@@ -234,7 +234,7 @@ def _legend(layers: Sequence[LayerSpec]) -> str:
     x, parts = MARGIN, []
     for name, colour in COLOURS.items():
         if any(name in _colours(layer.structure) for layer in layers):
-            parts.append(_Box(x, MARGIN + 41, 11, 11).svg(colour, 0.75))
+            parts.append(_Box(x, MARGIN + 41, 11.0, 11.0).svg(colour, 0.75))
             parts.append(_text(name, x + 17, MARGIN + 51, size=11, ink=FAINT))
             x += 36 + 6.4 * len(name)
     return "".join(parts)
@@ -279,5 +279,5 @@ def _page(title: str, parts: Sequence[str], *, width: float, height: float) -> s
         f'width="{width:.0f}" height="{height:.0f}" role="img" '
         f'font-family="system-ui, Segoe UI, Helvetica, Arial, sans-serif">'
         f"<title>{escape(title)}</title>"
-        f"{_Box(0, 0, width, height).svg(PAPER, 1)}{''.join(parts)}</svg>\n"
+        f"{_Box(0.0, 0.0, width, height).svg(PAPER, 1.0)}{''.join(parts)}</svg>\n"
     )

@@ -47,7 +47,7 @@ def build_baseline(
             ranks = uniform_ranks(resolved, resolved.budget)
             return exchanged(reference, resolved, low_rank_layers(measured, ranks))
         case "allocated_low_rank":
-            ranks, _ = measured.allocate_ranks(resolved, resolved.budget)
+            ranks, _ = measured.allocate_ranks(resolved, resolved.budget, "output")
             return exchanged(reference, resolved, low_rank_layers(measured, ranks))
         case "block_diagonal":
             return exchanged(reference, resolved, _block_diagonal(measured, resolved))
@@ -70,8 +70,8 @@ def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, Structured
     """Return the data-aware low-rank layers of these ranks."""
     return {
         p.layer.name: LowRankLinear.from_factors(
-            p.terms.row_factor[:, :rank].to(p.weight.dtype),
-            p.terms.column_factor[:rank].to(p.weight.dtype),
+            p.output_terms.row_factor[:, :rank].to(p.weight.dtype),
+            p.output_terms.column_factor[:rank].to(p.weight.dtype),
             bias=p.bias,
         )
         for p, rank in zip(measured.layers, ranks, strict=True)

@@ -34,8 +34,8 @@ def start_ranks(
     """Allocate the start's cost; whole groups of rank-1 terms, at least one in every layer."""
     cost = min(int(settings.start_excess * resolved.budget), resolved.dense_cost)
     match settings.start:
-        case "allocated":
-            ranks, _ = measured.allocate_ranks(resolved, cost)
+        case "answer" | "output":
+            ranks, _ = measured.allocate_ranks(resolved, cost, settings.start)
         case "uniform":
             ranks = uniform_ranks(resolved, cost)
     limits = [min(layer.rows, layer.columns) for layer in resolved.layers]
@@ -54,10 +54,11 @@ def relax(
     layers = {}
     ranks = start_ranks(measured, resolved, settings)
     for p, rank in zip(measured.layers, ranks, strict=True):
+        terms = p.terms("answer" if settings.start == "answer" else "output")
         layers[p.layer.name] = RelaxedLinear(
             p.layer,
-            p.terms.row_factor[:, :rank].to(p.weight.dtype),
-            p.terms.column_factor[:rank].to(p.weight.dtype),
+            terms.row_factor[:, :rank].to(p.weight.dtype),
+            terms.column_factor[:rank].to(p.weight.dtype),
             p.bias,
             group=min(settings.group, rank),
         )
@@ -92,6 +93,7 @@ def learn(
     learner = Learner(
         relaxation,
         Constraint(resolved.budget, weights),
+        measured,
         settings,
         steps=last * problem.steps_per_epoch,
         total_steps=total,
@@ -114,6 +116,7 @@ def learn(
         after_step=lambda step: learner.after_step(step, rate * learning_rate_share(step, total)),
     )
     soft, _ = evaluate(network, problem.data, problem.data.validation)
+    learner.measure()
     step = fill(layers, weights, resolved.budget, pieces=settings.pieces)
     hardened = {name: harden(layer) for name, layer in relaxation.layers.items()}
     built = exchanged(network, resolved, hardened)

@@ -1,9 +1,10 @@
 """From relaxed layers to hard ones: the budget used to its last step, then exact structures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
@@ -12,10 +13,11 @@ from models.structured.base import StructuredLinear
 from models.structured.dense import DenseLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
-from search.budget import Pieces, group_cost, relaxed_cost
-from search.relaxation import RelaxedLinear, inside
+from search.budget import Pieces, group_cost, relaxed_cost, shrink_to
+from search.relaxation import RelaxedLinear
 
 Factors = tuple[Tensor, Tensor]
+Side = tuple[int, int]  # start and count of a rectangle's rows or columns, cyclic
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,19 @@ class Step:
 def fill(
     layers: Sequence[RelaxedLinear], weights: Sequence[int], budget: int, *, pieces: Pieces
 ) -> int:
-    """Grow the most salient groups until no step fits any more; return the least step left out."""
+    """Grow what is most salient until no step fits any more; return the least step left out.
+
+    First single groups, by their own costs; then, as equal rectangles are cheaper once merged,
+    what will be merged, together.
+    """
+    shrink_to(layers, weights, budget, pieces=pieces)  # a very short phase may end above it
+    _fill_groups(layers, weights, budget, pieces=pieces)
+    return _fill_merged(layers, weights, budget)
+
+
+def _fill_groups(
+    layers: Sequence[RelaxedLinear], weights: Sequence[int], budget: int, *, pieces: Pieces
+) -> None:
     while True:
         steps = [
             step
@@ -44,11 +58,156 @@ def fill(
         slack = budget - relaxed_cost(layers, weights)
         fitting = [step for step in steps if step.cost <= slack]
         if not fitting:
-            return min((step.cost for step in steps), default=0)
+            return
         best = max(fitting, key=lambda step: (step.worth, -step.layer, -step.group))
         rows, columns = layers[best.layer].rectangles()
         rows[best.group], columns[best.group] = best.rows, best.columns
         layers[best.layer].set_rectangles(rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Groups of one layer that take new sides together, what that costs, and their saliency."""
+
+    layer: int
+    groups: tuple[int, ...]
+    rows: Side
+    columns: Side
+    cost: int
+    worth: float
+
+
+def _fill_merged(layers: Sequence[RelaxedLinear], weights: Sequence[int], budget: int) -> int:
+    while True:
+        for layer in layers:
+            _drop_redundant_terms(layer)
+        slack = budget - sum(
+            weight * merged_size(merged(layer), layer.group)
+            for layer, weight in zip(layers, weights, strict=True)
+        )
+        growths = [
+            growth
+            for index, (layer, weight) in enumerate(zip(layers, weights, strict=True))
+            for growth in _growths(index, layer, weight, slack)
+        ]
+        fitting = [growth for growth in growths if growth.cost <= slack]
+        if not fitting:
+            return min((growth.cost for growth in growths), default=0)
+        best = max(fitting, key=lambda growth: (growth.worth, -growth.layer, growth.groups))
+        rows, columns = layers[best.layer].rectangles()
+        chosen = torch.tensor(best.groups)
+        rows[chosen], columns[chosen] = torch.tensor(best.rows), torch.tensor(best.columns)
+        layers[best.layer].set_rectangles(rows, columns)
+
+
+def merged(layer: RelaxedLinear) -> dict[tuple[Side, Side], tuple[int, ...]]:
+    """Return the distinct rectangles of a layer, each with the groups that lie on it."""
+    found: dict[tuple[Side, Side], tuple[int, ...]] = {}
+    sides = (side.tolist() for side in layer.rectangles())
+    for index, (rows, columns) in enumerate(zip(*sides, strict=True)):
+        if rows[1] and columns[1]:
+            key = (_canonical(rows, layer.layer.rows), _canonical(columns, layer.layer.columns))
+            found[key] = (*found.get(key, ()), index)
+    return found
+
+
+def merged_size(places: Mapping[tuple[Side, Side], Sequence[int]], group: int) -> int:
+    """Count the numbers that a layer holds once equal rectangles are merged."""
+    return sum(
+        min(height * width, len(groups) * group * (height + width))
+        for ((_, height), (_, width)), groups in places.items()
+    )
+
+
+def _growths(index: int, layer: RelaxedLinear, weight: int, slack: int) -> list[Growth]:
+    height, width = layer.layer.rows, layer.layer.columns
+    places = merged(layer)
+    whole = ((0, height), (0, width))
+    if list(places) == [whole]:
+        return _one_more_rank(index, layer, weight, slack)
+    size = merged_size(places, layer.group)
+    growths = []
+    for (rows, columns), groups in places.items():
+        longer_rows = _canonical((rows[0], min(height, rows[1] + 1)), height)
+        longer_columns = _canonical((columns[0], min(width, columns[1] + 1)), width)
+        worth = float(layer.whole_saliency[list(groups)].sum())
+        for key in ((longer_rows, columns), (rows, longer_columns)):
+            if key == (rows, columns):
+                continue
+            after = {place: owners for place, owners in places.items() if owners != groups}
+            after[key] = (*after.get(key, ()), *groups)
+            cost = (merged_size(after, layer.group) - size) * weight
+            growths.append(Growth(index, groups, *key, cost, worth))
+    return growths
+
+
+def _one_more_rank(index: int, layer: RelaxedLinear, weight: int, slack: int) -> list[Growth]:
+    """Let a low-rank layer gain one rank: of a group's terms that left, or a new one at zero."""
+    height, width = layer.layer.rows, layer.layer.columns
+    rank = layer.group * len(merged(layer)[(0, height), (0, width)])
+    before, after = (min(height * width, r * (height + width)) for r in (rank, rank + 1))
+    cost = (after - before) * weight
+    if not cost:
+        return []
+    if cost > slack:
+        return [Growth(index, (), (0, height), (0, width), cost, 0)]
+    _split_groups(layer)
+    alive = set(merged(layer)[(0, height), (0, width)])
+    if len(alive) == layer.groups:
+        _append_dead_term(layer)
+    dead = [group for group in range(layer.groups) if group not in alive]
+    best = max(dead, key=lambda group: (float(layer.whole_saliency[group]), -group))
+    worth = float(layer.whole_saliency[best])
+    return [Growth(index, (best,), (0, height), (0, width), cost, worth)]
+
+
+def _drop_redundant_terms(layer: RelaxedLinear) -> None:
+    """Write a tile of more terms than its rank as so many terms, so that it grows at their cost."""
+    if all(len(on) * layer.group <= min(r[1], c[1]) for (r, c), on in merged(layer).items()):
+        return
+    _split_groups(layer)
+    new_rows, new_columns = layer.rectangles()
+    for (rows, columns), groups in merged(layer).items():
+        rank = min(rows[1], columns[1])
+        if len(groups) <= rank:
+            continue
+        kept, dropped = torch.tensor(groups[:rank]), torch.tensor(groups[rank:])
+        down, across = _positions(rows, layer.layer.rows), _positions(columns, layer.layer.columns)
+        terms = torch.tensor(groups)
+        tile = layer.row_factors[down][:, terms] @ layer.column_factors[terms][:, across]
+        one = torch.eye(rank, dtype=tile.dtype)
+        row_factor, column_factor = (one, tile) if rows[1] == rank else (tile, one)
+        layer.row_factors[:, kept], layer.column_factors[kept] = 0.0, 0.0
+        layer.row_factors[down[:, None], kept] = row_factor
+        layer.column_factors[kept[:, None], across] = column_factor
+        new_rows[dropped, 1], new_columns[dropped, 1] = 0, 0
+    layer.set_rectangles(new_rows, new_columns)
+
+
+def _split_groups(layer: RelaxedLinear) -> None:
+    """Let every rank-1 term be a group of its own, on the same rectangle."""
+    times, layer.group, layer.groups = layer.group, 1, layer.groups * layer.group
+    for name in ("row_support", "column_support"):
+        support = getattr(layer, name).detach().repeat_interleave(times, 0)
+        setattr(layer, name, torch.nn.Parameter(support))
+    for name in ("row_saliency", "column_saliency", "whole_saliency"):
+        setattr(layer, name, getattr(layer, name).repeat_interleave(times, 0))
+
+
+def _append_dead_term(layer: RelaxedLinear) -> None:
+    """Append a term that adds nothing yet, and reads what the others do not."""
+    basis, _ = torch.linalg.qr(layer.column_factors.detach().T, mode="complete")
+    new = basis[:, min(layer.groups, basis.shape[1] - 1)]
+    columns = torch.cat([layer.column_factors.detach(), new[None]])
+    rows = F.pad(layer.row_factors.detach(), (0, 1))
+    layer.row_factors, layer.column_factors = torch.nn.Parameter(rows), torch.nn.Parameter(columns)
+    for name in ("row_support", "column_support"):
+        support = F.pad(getattr(layer, name).detach(), (0, 0, 0, 1))
+        setattr(layer, name, torch.nn.Parameter(support))
+    layer.row_saliency = F.pad(layer.row_saliency, (0, 0, 0, 1))
+    layer.column_saliency = F.pad(layer.column_saliency, (0, 0, 0, 1))
+    layer.whole_saliency = F.pad(layer.whole_saliency, (0, 1))
+    layer.groups += 1
 
 
 def _steps(index: int, layer: RelaxedLinear, weight: int, pieces: Pieces) -> list[Step]:
@@ -84,35 +243,25 @@ def _longer(side: Tensor, length: int) -> Tensor:
 @torch.no_grad()
 def harden(layer: RelaxedLinear) -> StructuredLinear:
     """Return the hard layer: groups on one rectangle are merged, dead ones are gone."""
-    merged: dict[tuple[int, ...], list[Factors]] = {}
-    rows, columns = layer.rectangles()
     height, width = layer.layer.rows, layer.layer.columns
-    row_inside, column_inside = inside(rows, height), inside(columns, width)
-    for index in range(layer.groups):
-        if not (row_inside[index].any() and column_inside[index].any()):
-            continue
-        terms = slice(index * layer.group, (index + 1) * layer.group)
-        key = (*_canonical(rows[index], height), *_canonical(columns[index], width))
-        merged.setdefault(key, []).append(
+    factors, rectangles = [], []
+    for (rows, columns), groups in merged(layer).items():
+        terms = (torch.tensor(groups)[:, None] * layer.group + torch.arange(layer.group)).flatten()
+        factors.append(
             (
-                layer.row_factors[_positions(key[:2], height), terms],
-                layer.column_factors[terms][:, _positions(key[2:], width)],
+                layer.row_factors[_positions(rows, height)][:, terms],
+                layer.column_factors[terms][:, _positions(columns, width)],
             )
         )
-    factors = [
-        (torch.cat([u for u, _ in parts], 1), torch.cat([v for _, v in parts], 0))
-        for parts in merged.values()
-    ]
-    rectangles = [
-        Rectangle(
-            row_start=key[0],
-            row_count=key[1],
-            column_start=key[2],
-            column_count=key[3],
-            rank=min(u.shape[1], key[1], key[3]),
+        rectangles.append(
+            Rectangle(
+                row_start=rows[0],
+                row_count=rows[1],
+                column_start=columns[0],
+                column_count=columns[1],
+                rank=min(len(terms), rows[1], columns[1]),
+            )
         )
-        for key, (u, _) in zip(merged, factors, strict=True)
-    ]
     structure = simplest(tuple(rectangles), rows=height, columns=width)
     return _layer(structure, factors, layer)
 
@@ -145,11 +294,11 @@ def simplest(rectangles: tuple[Rectangle, ...], *, rows: int, columns: int) -> S
     return Gblr(rectangles=rectangles)
 
 
-def _canonical(side: Tensor, length: int) -> tuple[int, int]:
-    start, count = side.tolist()
+def _canonical(side: Sequence[int], length: int) -> Side:
+    start, count = side
     return (0, length) if count == length else (start, count)
 
 
-def _positions(side: tuple[int, ...], length: int) -> Tensor:
+def _positions(side: Side, length: int) -> Tensor:
     start, count = side
     return (start + torch.arange(count)) % length

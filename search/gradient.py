@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from search.budget import group_cost, relaxed_cost, shrink_to
+from search.profile import Profile
 from search.relaxation import Relaxation, RelaxedLinear
+from search.saliency import measure_curvature, observe_gradient
 from search.spec import LearnerSettings
 
 INTERVAL = 8  # steps between two points of the schedule
@@ -36,6 +38,7 @@ class Learner:
         self,
         relaxation: Relaxation,
         constraint: Constraint,
+        measured: Profile,
         settings: LearnerSettings,
         *,
         steps: int,
@@ -44,6 +47,7 @@ class Learner:
         self.relaxation = relaxation
         self.layers: Sequence[RelaxedLinear] = tuple(relaxation.layers.values())
         self.constraint = constraint
+        self.measured = measured
         self.settings = settings
         self.steps = steps
         self.scheduled = max(1, min(steps - 1, round(settings.schedule * total_steps)))
@@ -69,8 +73,9 @@ class Learner:
 
     def after_backward(self, _step: int) -> None:
         """Take note of what the loss would miss."""
-        for layer in self.layers:
-            layer.observe(keep=MEMORY)
+        if self.settings.metric == "gradient":
+            for layer in self.layers:
+                observe_gradient(layer, keep=MEMORY)
 
     @torch.no_grad()
     def after_step(self, step: int, structural_rate: float) -> None:
@@ -87,11 +92,17 @@ class Learner:
 
     def _hold(self, target: int) -> None:
         weights = self.constraint.weights
-        match self.settings.metric:
-            case "saliency":
-                shrink_to(self.layers, weights, target, pieces=self.settings.pieces)
-            case "uniform":
-                shrink_uniformly(self.layers, weights, target)
+        self.measure()
+        if self.settings.metric == "uniform":
+            shrink_uniformly(self.layers, weights, target)
+        else:
+            shrink_to(self.layers, weights, target, pieces=self.settings.pieces)
+
+    def measure(self) -> None:
+        """Bring the saliencies up to date with the present factors."""
+        if self.settings.metric == "curvature":
+            for layer, p in zip(self.layers, self.measured.layers, strict=True):
+                measure_curvature(layer, p)
 
     def _proximal_step(self, strength: float) -> None:
         """Soft-threshold every width by its cost over its saliency, while the cost must fall."""

@@ -1,12 +1,15 @@
-"""What the reference says of its layers: their inputs' second moments, low-rank terms, sensitivity.
+"""What the reference says of its layers: which low-rank terms its answers depend on, and how much.
 
-Sensitivity is the measured rise of the loss for one unit of relative output error: the layer is
-exchanged by its low-rank approximation of the budget's size, all others stay.
+Notation: C = E[x x^T] of a layer's inputs; G = E[g g^T] of the gradients, at its outputs, of the
+answers' random projections. The answers move by tr(G D C D^T) to second order when a layer moves by
+D, so terms of G^(1/2) W C^(1/2) can be compared across layers. For terms of W C^(1/2) alone the
+sensitivity says it: the measured rise of the loss for one unit of relative output error.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +26,9 @@ from search.data import Data
 from search.spec import ResolvedSearch
 from search.training import answers, task_loss
 
+Awareness = Literal["output", "answer"]
 CALIBRATION = 1000  # training samples that the statistics are taken from
+PROJECTIONS = 2  # of every answer, for the curvature
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +39,24 @@ class LayerProfile:
     weight: Float[Tensor, "rows columns"]
     bias: Float[Tensor, " rows"] | None
     second_moment: Float[Tensor, "columns columns"]
-    terms: Decomposition
+    curvature: Float[Tensor, "rows rows"] | None
+    output_terms: Decomposition
     sensitivity: float
+    answer_terms: Decomposition
 
-    def errors(self) -> list[float]:
-        """Return the relative output error of every rank from 0 up."""
-        lost = F.pad(self.terms.energies.flip(0).cumsum(0).flip(0), (0, 1))
-        return (lost / lost[0].clamp(min=torch.finfo(lost.dtype).tiny)).tolist()
+    def terms(self, aware: Awareness) -> Decomposition:
+        """Return the low-rank terms that are best for the layer's output, or for the answers."""
+        return self.output_terms if aware == "output" else self.answer_terms
+
+    def errors(self, aware: Awareness) -> list[float]:
+        """Return the expected harm of every rank from 0 up, comparable across layers."""
+        energies = self.terms(aware).energies
+        lost = F.pad(energies.flip(0).cumsum(0).flip(0), (0, 1))
+        if aware == "answer":
+            lost *= self.layer.tokens  # every token's movement moves the answers
+        else:
+            lost *= self.sensitivity / lost[0].clamp(min=torch.finfo(lost.dtype).tiny)
+        return lost.tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +65,14 @@ class Profile:
 
     layers: tuple[LayerProfile, ...]
 
-    def allocate_ranks(self, resolved: ResolvedSearch, budget: int) -> tuple[list[int], Allocation]:
-        """Choose every layer's rank, at least 1, for the least expected rise of the loss."""
+    def allocate_ranks(
+        self, resolved: ResolvedSearch, budget: int, aware: Awareness
+    ) -> tuple[list[int], Allocation]:
+        """Choose every layer's rank, at least 1, for the least expected harm."""
         menus = [
             [
-                Item(rank_cost(p.layer, rank, resolved), p.sensitivity * error)
-                for rank, error in enumerate(p.errors())
+                Item(rank_cost(p.layer, rank, resolved), error)
+                for rank, error in enumerate(p.errors(aware))
                 if rank
             ]
             for p in self.layers
@@ -71,7 +89,11 @@ def rank_cost(layer: LayerSpec, rank: int, resolved: ResolvedSearch) -> int:
 def profile(network: nn.Module, data: Data, resolved: ResolvedSearch) -> Profile:
     """Measure the eligible layers of a dense network on the first part of the training data."""
     inputs = data.train.inputs[:CALIBRATION]
-    moments = second_moments(network, [layer.name for layer in resolved.layers], inputs)
+    names = [layer.name for layer in resolved.layers]
+    moments = second_moments(network, names, inputs)
+    curvatures: Mapping[str, Tensor] = {}
+    if isinstance(data.task, ImageTask):  # a matrix's answers are its layer's output
+        curvatures = output_curvatures(network, names, inputs)
     before = answers(network, inputs)
     targets = data.train.targets[:CALIBRATION]
     share = resolved.budget / resolved.dense_cost
@@ -95,8 +117,10 @@ def profile(network: nn.Module, data: Data, resolved: ResolvedSearch) -> Profile
                 weight=weight,
                 bias=None if module.bias is None else module.bias.detach().clone(),
                 second_moment=moments[layer.name],
-                terms=terms,
+                curvature=curvatures.get(layer.name),
+                output_terms=terms,
                 sensitivity=max(rise, 1e-12) / max(error, 1e-6),
+                answer_terms=decompose(weight, moments[layer.name], curvatures.get(layer.name)),
             )
         )
     return Profile(tuple(profiles))
@@ -118,8 +142,8 @@ def second_moments(
     counts: dict[str, int] = {}
 
     def watch(name: str, x: Tensor) -> None:
-        rows = x.flatten(0, -2).double()
-        sums[name] = sums.get(name, 0) + rows.T @ rows
+        rows = x.flatten(0, -2)
+        sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
         counts[name] = counts.get(name, 0) + len(rows)
 
     hooks = [
@@ -134,15 +158,53 @@ def second_moments(
     return {name: sums[name] / counts[name] for name in names}
 
 
+def output_curvatures(
+    network: nn.Module, names: Sequence[str], inputs: Tensor
+) -> dict[str, Float[Tensor, "rows rows"]]:
+    """Return E[g g^T] over all tokens of the outputs of the named layers.
+
+    g is the gradient of a random +-1 projection of the centred answers, drawn with a fixed seed.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def watch(name: str, output: Tensor) -> None:
+        def add(gradient: Tensor) -> None:
+            rows = gradient.flatten(0, -2)
+            sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
+            counts[name] = counts.get(name, 0) + len(rows)
+
+        output.register_hook(add)
+
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _arguments, output, name=name: watch(name, output)
+        )
+        for name in names
+    ]
+    network.eval()
+    generator = torch.Generator().manual_seed(0)
+    for samples in inputs.split(250):
+        part = samples.clone().requires_grad_()
+        for _ in range(PROJECTIONS):
+            found = network(part)
+            signs = torch.randint(0, 2, found.shape, generator=generator) * 2.0 - 1.0
+            projected = ((found - found.mean(-1, keepdim=True)) * signs).sum()
+            torch.autograd.grad(projected, part)
+    for hook in hooks:
+        hook.remove()
+    return {name: sums[name] / counts[name] for name in names}
+
+
 def save_profile(path: Path, measured: Profile) -> None:
     """Write a profile to one safetensors file."""
     tensors: dict[str, Tensor] = {}
     for p in measured.layers:
         tensors |= {
             f"{p.layer.name}.second_moment": p.second_moment,
-            f"{p.layer.name}.row_factor": p.terms.row_factor,
-            f"{p.layer.name}.column_factor": p.terms.column_factor,
-            f"{p.layer.name}.energies": p.terms.energies,
+            **({} if p.curvature is None else {f"{p.layer.name}.curvature": p.curvature}),
+            **_term_tensors(f"{p.layer.name}.output", p.output_terms),
+            **_term_tensors(f"{p.layer.name}.answer", p.answer_terms),
         }
     notes = {"sensitivities": {p.layer.name: p.sensitivity for p in measured.layers}}
     save_tensors(path, tensors, notes)
@@ -168,13 +230,22 @@ def _restore(
         weight=module.weight.detach().clone(),
         bias=None if module.bias is None else module.bias.detach().clone(),
         second_moment=tensors[f"{layer.name}.second_moment"],
-        terms=Decomposition(
-            tensors[f"{layer.name}.row_factor"],
-            tensors[f"{layer.name}.column_factor"],
-            tensors[f"{layer.name}.energies"],
-        ),
+        curvature=tensors.get(f"{layer.name}.curvature"),
+        output_terms=_terms(f"{layer.name}.output", tensors),
         sensitivity=sensitivity,
+        answer_terms=_terms(f"{layer.name}.answer", tensors),
     )
+
+
+def _term_tensors(prefix: str, terms: Decomposition) -> dict[str, Tensor]:
+    return {f"{prefix}.{field}": getattr(terms, field) for field in _TERM_FIELDS}
+
+
+def _terms(prefix: str, tensors: Mapping[str, Tensor]) -> Decomposition:
+    return Decomposition(**{field: tensors[f"{prefix}.{field}"] for field in _TERM_FIELDS})
+
+
+_TERM_FIELDS = ("row_factor", "column_factor", "energies")
 
 
 def _rise(data: Data, before: Tensor, after: Tensor, targets: Tensor) -> float:

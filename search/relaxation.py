@@ -78,17 +78,6 @@ class RelaxedLinear(nn.Module):
         self.row_support.copy_(support_of(rows, self.layer.rows))
         self.column_support.copy_(support_of(columns, self.layer.columns))
 
-    @torch.no_grad()
-    def observe(self, *, keep: float) -> None:
-        """Average the squared first-order loss of removing each cell and each whole group."""
-        assert self.row_mask.grad is not None
-        assert self.column_mask.grad is not None
-        rows = self.row_mask.grad * self.row_mask
-        columns = self.column_mask.grad * self.column_mask
-        self.row_saliency.lerp_(cell_sums(rows, self.row_cell).square(), 1 - keep)
-        self.column_saliency.lerp_(cell_sums(columns, self.column_cell).square(), 1 - keep)
-        self.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
-
 
 @final
 class Relaxation:

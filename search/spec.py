@@ -1,5 +1,6 @@
 """What a search is: model, data, budget, compute, space, sampler and seed, as one frozen value."""
 
+import math
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
@@ -33,7 +34,8 @@ DATASET_TASKS: dict[Dataset, ImageTask] = {
 }
 
 BaselineName = Literal["dense_shrunk", "uniform_low_rank", "allocated_low_rank", "block_diagonal"]
-StartName = Literal["allocated", "uniform"]
+MetricName = Literal["curvature", "gradient", "uniform"]
+StartName = Literal["answer", "output", "uniform"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pattern = Annotated[str, Field(min_length=1)]
 
@@ -107,12 +109,15 @@ class Range(Spec):
 class LearnerSettings(Spec):
     """What gradient descent cannot learn: the hyper-parameters of one candidate.
 
+    `start` is how the first low-rank terms are chosen and shared out: by what they do to the
+    network's answers, to their layer's output, or to the output with the same share in every layer.
+    `metric` is how a piece's saliency is measured when the cost has to fall.
     sigma is in units of a mask's length; `structural_rate` multiplies the weights' learning rate;
     `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
     """
 
-    start: StartName = "allocated"
-    start_excess: Annotated[float, Field(ge=1)] = 2.0
+    start: StartName = "answer"
+    start_excess: Annotated[float, Field(ge=1)] = 1.3
     group: PositiveInt = 1
     sigma_start: PositiveFloat = 0.1
     sigma_end: PositiveFloat = 1.0
@@ -121,7 +126,7 @@ class LearnerSettings(Spec):
     schedule: Fraction = 0.4
     learning: Fraction = 0.6
     pieces: Literal["ranks", "rectangles"] = "rectangles"
-    metric: Literal["uniform", "saliency"] = "saliency"
+    metric: MetricName = "curvature"
     gaudi: bool = True
 
 
@@ -137,7 +142,7 @@ class Space(Spec):
         "allocated_low_rank",
         "block_diagonal",
     )
-    starts: Annotated[tuple[StartName, ...], Field(min_length=1)] = ("allocated", "uniform")
+    starts: Annotated[tuple[StartName, ...], Field(min_length=1)] = ("answer", "output")
     groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
     sigma_start: Range = Range(low=0.02, high=0.3)
     sigma_end: Range = Range(low=0.5, high=2.0)
@@ -217,7 +222,8 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
             "budget",
             f"a budget of {budget:,} {_UNITS[quantity]} cannot be reached: "
             f"rank 1 in all {len(layers)} eligible layers costs {smallest:,} "
-            f"(ratio {smallest / dense:.4f}); ask for at least that, or exclude layers",
+            f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
+            "ask for at least that, or exclude layers",
         )
     return ResolvedSearch(
         network=network,
@@ -242,7 +248,8 @@ def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:
 
 def _budget(budget: Budget, dense: int) -> int:
     if budget.absolute is None:
-        return int((budget.ratio or 0.0) * dense)
+        # A number that the ratio means exactly may come out a little below itself.
+        return int((budget.ratio or 0.0) * dense + 1e-6)
     if budget.absolute > dense:
         raise SpecError(
             "budget.absolute",

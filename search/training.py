@@ -164,6 +164,8 @@ def fit(
             after_step(step)
             progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
         validation, accuracy = evaluate(network, problem.data, problem.data.validation)
+        if not math.isfinite(validation):
+            raise NotFiniteError((epoch + 1) * per_epoch, _first_not_finite(network))
         _save(checkpoint, phase, epoch + 1, network, optimiser)
         metrics = {"training_loss": loss.item(), "validation_loss": validation}
         if accuracy is not None:
@@ -198,13 +200,18 @@ def checkpoint_phase(checkpoint: Path) -> str | None:
 
 
 def _check_finite(loss: Tensor, network: nn.Module, step: int) -> None:
-    if torch.isfinite(loss):
-        return
-    for name, parameter in network.named_parameters():
-        values = [parameter] if parameter.grad is None else [parameter, parameter.grad]
-        if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise NotFiniteError(step, name)
-    raise NotFiniteError(step, "output")
+    if not torch.isfinite(loss):
+        raise NotFiniteError(step, _first_not_finite(network))
+
+
+def _first_not_finite(network: nn.Module) -> str:
+    """Look at weights first: one that is no number spoils the gradients of all layers before it."""
+    named = list(network.named_parameters())
+    gradients = [(name, p.grad) for name, p in named if p.grad is not None]
+    for name, values in (*named, *gradients):
+        if not torch.isfinite(values).all():
+            return name
+    return "output"
 
 
 def _save(

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from service import terminal
 from service.client import Client, Refused, SearchAnswer, Unreachable
@@ -127,14 +128,20 @@ def _watched(client: Client, search_id: str) -> SearchAnswer:
 
 def _print_search(client: Client, search: SearchAnswer) -> None:
     why = ": ".join(part for part in (search.reason, search.sentence) if part)
-    out.print(f"{search.name or search.id}: [bold]{search.state}[/bold]", why, highlight=False)
+    out.print(
+        Text(search.name or search.id),
+        Text(search.state, style="bold"),
+        why,
+        sep=": ",
+        markup=False,
+    )
     if search.state == "SUCCEEDED":
         report = client.report(search.id)
         out.print(terminal.report_table(report))
         out.print(terminal.layers_table(report))
         return
     if not search.ended:
-        out.print(terminal.doing(search), highlight=False)
+        out.print(terminal.doing(search), markup=False, highlight=False)
     out.print(terminal.trials_table(client.trials(search.id)))
 
 
@@ -164,9 +171,15 @@ def _listen(settings: Settings, host: str | None, port: int | None) -> socket.so
 
 
 def _migrate(settings: Settings) -> None:
-    from service.db.migrations import upgrade as migrate  # noqa: PLC0415  (Alembic is slow to load)
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  (slow to load, as is Alembic)
 
-    migrate(settings.database)
+    from service.db.migrations import upgrade as migrate  # noqa: PLC0415
+
+    try:
+        migrate(settings.database)
+    except SQLAlchemyError as error:
+        sentence = str(error).partition("\n")[0]
+        raise CannotStart(f"the database cannot be used: {sentence}") from error
 
 
 def _client(url: str | None) -> Client:
@@ -203,7 +216,7 @@ def _plainly() -> Iterator[None]:
 
 
 def _fail(sentence: str, code: int) -> None:
-    err.print(f"[red]matnas:[/red] {sentence}")
+    err.print(Text("matnas:", style="red"), sentence, markup=False)
     raise typer.Exit(code) from None
 
 

@@ -76,6 +76,7 @@ class TrialAnswer(Answer):
     sentence: str
     validation_loss: float | None
     cost: int | None
+    seconds: float | None
 
 
 @final
@@ -156,6 +157,11 @@ class Client:
             link = page["next"]
         return tuple(found)
 
+    def trial(self, search_id: str, number: int) -> TrialAnswer:
+        """One trial."""
+        answer = self._call("GET", f"/v1/searches/{search_id}/trials/{number}")
+        return TrialAnswer.model_validate(answer)
+
     def structure(self, search_id: str, number: int) -> NetworkSpec:
         """What trial `number` found."""
         answer = self._call("GET", f"/v1/searches/{search_id}/trials/{number}/structure")
@@ -202,6 +208,7 @@ class Client:
         """
         last: int | None = None
         while True:
+            whole = True
             try:
                 for kind, content in self._stream(search_id, last):
                     if kind == "progress":
@@ -211,9 +218,9 @@ class Client:
                         last = event.id
                         yield event
             except httpx.TransportError:
-                pass  # asked again below
+                whole = False
             search = self._patiently(search_id)
-            if search.ended:
+            if whole and search.ended:
                 yield search
                 return
             time.sleep(RETRY_SECONDS)

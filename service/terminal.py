@@ -1,5 +1,6 @@
 """A search as a terminal shows it: a line while it runs, tables when it has ended."""
 
+import time
 from collections.abc import Sequence
 
 from rich import box
@@ -17,30 +18,32 @@ from service.words import UNITS, duration, in_words
 MEASURED = "[dim]latency: time over the dense reference's, on {threads} thread(s)[/dim]"
 
 
+_COLUMNS = (
+    TextColumn("[bold]{task.fields[state]}"),
+    BarColumn(bar_width=30),
+    TaskProgressColumn(),
+    TextColumn("{task.fields[doing]}", markup=False),
+)
+# How often a log file hears of a search that is only going on.
+LINE_SECONDS = 10.0
+
+
 def watch(client: Client, search_id: str, console: Console) -> SearchAnswer:
-    """Show a search until it has ended: a bar on a terminal, plain lines elsewhere."""
-    columns = (
-        TextColumn("[bold]{task.fields[state]}"),
-        BarColumn(bar_width=30),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[doing]}"),
-    )
-    search = client.get(search_id)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    """Show a search until it has ended: a bar on a terminal, now and then a line elsewhere."""
+    search, quiet_until, plain = client.get(search_id), 0.0, not console.is_terminal
+    with Progress(*_COLUMNS, console=console, transient=True, disable=plain) as bar:
         task = bar.add_task("search", total=None, state=search.state, doing="")
-        said = ""
         for news in client.watch(search_id):
             if isinstance(news, Event):
-                console.print(event_line(news), highlight=False)
+                if line := event_line(news, client, search_id):
+                    console.print(line)
                 continue
             search = news
             done, total = search.progress.done, search.progress.total
             bar.update(task, completed=done, total=total, state=search.state, doing=doing(search))
-            if not console.is_terminal and doing(search) != said:
-                said = doing(search)
-                console.print(f"{done} of {total} {search.progress.unit}: {said}", highlight=False)
+            if plain and time.monotonic() >= quiet_until:
+                quiet_until = time.monotonic() + LINE_SECONDS
+                console.print(Text(f"{done} of {total} {search.progress.unit}s · {doing(search)}"))
     return search
 
 
@@ -49,32 +52,55 @@ def doing(search: SearchAnswer) -> str:
     parts = [search.progress.phase]
     if search.best is not None:
         parts.append(f"best loss {search.best.validation_loss:.4f} ({search.best.name})")
-    if search.progress.eta_seconds is not None:
+    if search.progress.eta_seconds is not None and not search.ended:
         parts.append(f"about {duration(search.progress.eta_seconds)} left")
     return " · ".join(part for part in parts if part)
 
 
-def event_line(event: Event) -> Text:
-    """One transition, dimmed unless it is bad news."""
-    who = "search" if event.trial_number is None else f"trial {event.trial_number}"
-    why = ": ".join(part for part in (event.reason, event.sentence) if part)
-    style = "red" if event.state in {"FAILED", "LOST"} else "dim"
-    return Text(f"{who} {event.state}{f' ({why})' if why else ''}", style=style)
+def event_line(event: Event, client: Client, search_id: str) -> Text | None:
+    """What is worth a line: a search that moves, a trial that ends or is lost."""
+    if event.trial_number is None:
+        who, parts = "search", [event.state.lower()]
+    elif event.state in {"WAITING", "RUNNING"}:
+        return None
+    else:
+        trial = client.trial(search_id, event.trial_number)
+        who, parts = trial.name, [event.state.lower()]
+        if event.state == "COMPLETE" and trial.validation_loss is not None:
+            parts.append(f"validation loss {trial.validation_loss:.4f}")
+        if trial.seconds is not None:
+            parts.append(duration(trial.seconds))
+    parts.append(event.sentence or event.reason)
+    line = Text(f"{who}: {' · '.join(part for part in parts if part)}")
+    line.stylize("red" if event.state in {"FAILED", "LOST"} else "dim")
+    return line
 
 
 def report_table(report: Report) -> Table:
     """The evidence: what was found beside every plain choice at the same budget."""
-    title = f"budget {report.budget:,} of {report.dense_cost:,} {UNITS[report.quantity]}"
-    table = Table(
-        title=title, box=box.SIMPLE_HEAVY, caption=MEASURED.format(threads=report.threads)
+    table = _table(
+        f"budget {report.budget:,} of {report.dense_cost:,} {UNITS[report.quantity]}",
+        caption=MEASURED.format(threads=report.threads),
     )
-    table.add_column("network")
-    headings = ("validation loss", "test accuracy", "MACs", "parameters", "of budget", "latency")
+    table.add_column("network", no_wrap=True)
+    headings = ("validation\nloss", "test\naccuracy", "MACs", "parameters", "latency")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in (report.reference, *report.baselines, *report.candidates):
         table.add_row(*_report_cells(row, report), style=_style(row, report))
     return table
+
+
+def _table(title: str, caption: str = "") -> Table:
+    """Make a table whose columns fit into 80 characters."""
+    return Table(
+        title=title,
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _style(row: ReportRow, report: Report) -> str:
@@ -92,7 +118,6 @@ def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
         accuracy,
         f"{row.macs:,}",
         f"{row.parameters:,}",
-        f"{row.cost / report.budget:.1%}",
         f"{row.latency_ratio:.2f}",
     )
 
@@ -100,7 +125,7 @@ def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
 def layers_table(report: Report) -> Table:
     """What the winner is made of, layer by layer."""
     winner = report.winner
-    table = Table(title=f"what was found: {winner.name}", box=box.SIMPLE_HEAVY)
+    table = _table(f"what was found: {winner.name}")
     table.add_column("layer")
     table.add_column("shape", justify="right")
     table.add_column("structure")
@@ -125,12 +150,13 @@ def _layer_cells(layer: LayerSpec, report: Report) -> tuple[str, ...]:
 
 def trials_table(trials: Sequence[TrialAnswer]) -> Table:
     """The trials of a search that has no report yet."""
-    table = Table(box=box.SIMPLE_HEAVY)
-    for heading in ("", "trial", "state", "validation loss", "cost", "why"):
-        table.add_column(heading)
+    table = _table("trials")
+    for heading in ("", "trial", "state", "loss", "cost"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("why")
     for trial in trials:
         loss = "" if trial.validation_loss is None else f"{trial.validation_loss:.4f}"
         cost = "" if trial.cost is None else f"{trial.cost:,}"
         why = trial.sentence or trial.reason
-        table.add_row(str(trial.number), trial.name, trial.state, loss, cost, why)
+        table.add_row(str(trial.number), trial.name, trial.state, loss, cost, Text(why))
     return table

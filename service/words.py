@@ -10,7 +10,7 @@ UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
 def in_words(structure: Structure) -> str:
-    """`rank 4`, `8 diagonal blocks`, `5 rectangles of rank 12 in all, 2 dense tiles`."""
+    """`rank 4`, `8 diagonal blocks`, `5 rectangles, rank 12, 2 tiles` with the ranks' sum."""
     match structure:
         case Dense():
             return "dense"
@@ -22,8 +22,8 @@ def in_words(structure: Structure) -> str:
             tiles = sum(rectangle.is_tile for rectangle in rectangles)
             ranks = sum(rectangle.rank for rectangle in rectangles if not rectangle.is_tile)
             parts = [
-                _counted(len(rectangles) - tiles, "rectangle") + f" of rank {ranks} in all",
-                _counted(tiles, "dense tile"),
+                f"{_counted(len(rectangles) - tiles, 'rectangle')}, rank {ranks}",
+                _counted(tiles, "tile"),
             ]
             return ", ".join(part for part in parts if not part.startswith("0")) or "nothing"
         case _:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from models.cost import layer_cost, network_macs, network_parameters
@@ -32,7 +33,8 @@ from service.api.app import create_app
 from service.artifacts import FolderStore
 from service.db.migrations import upgrade
 from service.db.session import Database
-from service.settings import Settings
+from service.queue import celery_app
+from service.settings import Settings, get_settings
 
 LEASE = timedelta(seconds=60)
 SPEC: dict[str, Any] = {
@@ -66,6 +68,18 @@ class Service:
 
 
 @contextmanager
+def _environment(home: Path) -> Iterator[None]:
+    """Messages go where the environment says, whatever the application was given."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MATNAS_HOME", str(home))
+        get_settings.cache_clear()
+        celery_app.cache_clear()
+        yield
+    get_settings.cache_clear()
+    celery_app.cache_clear()
+
+
+@contextmanager
 def serving(home: Path, **choices: Any) -> Iterator[Service]:
     settings = Settings(home=home, **choices)
     upgrade(settings.database)
@@ -77,7 +91,7 @@ def serving(home: Path, **choices: Any) -> Iterator[Service]:
     thread.start()
     database = Database(settings.database)
     try:
-        with httpx.Client(base_url=url, trust_env=False, timeout=20) as http:
+        with _environment(home), httpx.Client(base_url=url, trust_env=False, timeout=20) as http:
             while not server.started:
                 time.sleep(0.01)
             yield Service(url, settings, database, http)

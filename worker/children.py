@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -14,7 +13,7 @@ from service import jobs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings
-from worker.recovery import send_hints
+from worker.recovery import send_hints, worker_name
 
 # How much of a dead trial's log is repeated in the worker's.
 TAIL_BYTES = 4000
@@ -30,7 +29,7 @@ class Children:
         self._settings = settings
         self._database = database
         self._store = FolderStore(settings.home)
-        self._owner = f"{socket.gethostname()}/{os.getpid()}"
+        self._owner = worker_name()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = Lock()
         self._stopping = Event()

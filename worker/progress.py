@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from math import inf
 from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from types import TracebackType
@@ -36,7 +37,8 @@ class RowProgress:
         self._stop = Event()
         self._leaving = Event()
         self._closed = Event()
-        self._renewed = monotonic()
+        # The first beat renews: the claim was made before this process started.
+        self._renewed = -inf
         self._thread = Thread(target=self._run, name="progress", daemon=True)
 
     def report(self, update: Update) -> None:
@@ -79,11 +81,13 @@ class RowProgress:
 
     def _run(self) -> None:
         interval = min(BEAT_SECONDS, self._lease.total_seconds() / 4)
-        while not self._closed.wait(interval):
+        while True:
             try:
                 self._beat()
             except DBAPIError as error:
                 log.warning("the database did not answer, the beat is repeated: %s", error.orig)
+            if self._closed.wait(interval):
+                return
 
     def _beat(self) -> None:
         with self._lock:

@@ -1,6 +1,9 @@
 """Lost and unsent work goes back to the queue: a thread of every worker sees to it."""
 
 import logging
+import os
+import signal
+import socket
 from datetime import timedelta
 from threading import Event, Thread
 from typing import final
@@ -13,6 +16,11 @@ from service.queue import send_after_commit
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
+
+
+def worker_name() -> str:
+    """What this process is called in leases and events."""
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def send_hints(settings: Settings, database: Database) -> None:
@@ -29,7 +37,9 @@ def send_hints(settings: Settings, database: Database) -> None:
 def sweep(settings: Settings, database: Database) -> None:
     """Put back what dead workers hold, then hint at whatever may start."""
     with database.write() as session:
-        jobs.recover(session, now=clock(session), max_attempts=settings.max_attempts)
+        now = clock(session)
+        jobs.note_worker(session, worker_name(), now=now)
+        jobs.recover(session, now=now, max_attempts=settings.max_attempts)
     send_hints(settings, database)
 
 
@@ -57,4 +67,9 @@ class Recovery:
                 sweep(self._settings, self._database)
             except DBAPIError as error:
                 log.warning("the database did not answer, the sweep is repeated: %s", error.orig)
+            except Exception:
+                # A worker that recovers nothing must not look alive: its supervisor restarts it.
+                log.exception("the sweep failed, and the worker ends")
+                signal.raise_signal(signal.SIGTERM)
+                raise
             self._stop.wait(self._settings.reap_seconds)

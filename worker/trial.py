@@ -4,22 +4,22 @@ Torch is imported here and nowhere else in the worker.
 """
 
 import logging
+import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from search.spec import LearnerSettings
+from search.trial import FinishedTrial, TrialOutcome
 from service import jobs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings, get_settings
 from worker.parent import die_with
 from worker.progress import RowProgress, in_transaction, patiently
-
-if TYPE_CHECKING:
-    from search.run import FinishedTrial, TrialOutcome
 
 log = logging.getLogger(__name__)
 
@@ -72,32 +72,38 @@ def _attempt(
 
 def _run(
     claim: jobs.Claim, progress: RowProgress, settings: Settings, database: Database
-) -> "TrialOutcome":
+) -> TrialOutcome:
     # Torch takes seconds to import, and the claim is renewed meanwhile.
-    from search.run import propose, run_trial  # noqa: PLC0415
+    from search.run import run_trial  # noqa: PLC0415
 
     store = FolderStore(settings.home)
     folder = store.attempt(claim.search_id, claim.planned.number, claim.attempt)
     take_over(folder)
     history = [_finished(claim, past, store) for past in claim.history]
-    chosen = claim.settings
-    if chosen is None and claim.planned.kind == "candidate":
-        chosen = proposed = propose(claim.spec, claim.planned, history)
-        saved = in_transaction(
-            database, lambda session: jobs.save_settings(session, claim, proposed)
-        )
-        log.info("proposed %s, still ours: %s", proposed, saved.still_mine)
     return run_trial(
         claim.spec,
         claim.planned,
         history,
-        settings=chosen,
+        settings=_settings(claim, history, database),
         uploads=store.uploads,
         cache=store.cache,
         folder=folder,
         threads=settings.trial_threads,
         progress=progress,
     )
+
+
+def _settings(
+    claim: jobs.Claim, history: Sequence[FinishedTrial], database: Database
+) -> LearnerSettings | None:
+    if claim.planned.kind != "candidate" or claim.settings is not None:
+        return claim.settings
+    from search.sampling import propose  # noqa: PLC0415  (Optuna, which the others do without)
+
+    proposed = propose(claim.spec, claim.planned, history)
+    if proposed is not None:
+        in_transaction(database, lambda session: jobs.save_settings(session, claim, proposed))
+    return proposed
 
 
 def _end(claim: jobs.Claim, progress: RowProgress, database: Database, ending: jobs.Ending) -> None:
@@ -129,9 +135,7 @@ def take_over(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: FolderStore) -> "FinishedTrial":
-    from search.run import FinishedTrial  # noqa: PLC0415
-
+def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: FolderStore) -> FinishedTrial:
     return FinishedTrial(
         planned=past.planned,
         state=past.state,
@@ -144,3 +148,6 @@ def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: FolderStore) -> "F
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    logging.shutdown()
+    # All is written; to take torch apart in order would hold the next trial up by a second.
+    os._exit(0)

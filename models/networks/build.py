@@ -10,14 +10,20 @@ from models.networks.factory import Linear
 from models.networks.matrix import MatrixNetwork
 from models.networks.mlp import MlpNetwork
 from models.networks.vit import VitNetwork
-from models.spec import Matrix, Mlp, NetworkSpec, Vit
+from models.spec import Dense, Matrix, Mlp, NetworkSpec, Structure, Vit, dense_network
 from models.structured.build import layer_of
 
 
 def build_network(
     spec: NetworkSpec, *, generator: torch.Generator, linear: Linear | None = None
 ) -> nn.Module:
-    """The network, initialised from scratch; `linear` makes each layer, the table's by default."""
+    """The network, initialised from scratch; `linear` makes each layer, the table's by default.
+
+    Raises ValueError for a table that is not the model's.
+    """
+    dense: dict[str, Structure] = {layer.name: Dense() for layer in spec.layers}
+    if spec.with_structures(dense) != dense_network(spec.model, spec.task):
+        raise ValueError(f"the layers are not those of a {spec.model.kind} network for this task")
     make = linear or partial(layer_of, generator=generator)
     match spec.model:
         case Mlp():

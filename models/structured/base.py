@@ -74,9 +74,7 @@ class StructuredLinear(nn.Module, ABC):
         return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
 
 
-def draw_normal(
-    tensor: Tensor, *, fan_in: int | Float[Tensor, "..."], generator: torch.Generator
-) -> None:
+def draw_normal(tensor: Tensor, *, fan_in: int | Tensor, generator: torch.Generator) -> None:
     """Fill with normal numbers of variance 1 / fan_in, which broadcasts over the tensor."""
     noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
     tensor.copy_(noise / torch.as_tensor(fan_in, dtype=tensor.dtype).sqrt())

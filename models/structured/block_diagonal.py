@@ -1,6 +1,6 @@
 """Block diagonal: W = diag(W_1, ..., W_b), padded up to equal blocks where b does not divide."""
 
-from typing import Self, final
+from typing import final
 
 import torch
 from einops import rearrange
@@ -40,16 +40,14 @@ class BlockDiagonalLinear(StructuredLinear):
         *,
         bias: Float[Tensor, " rows"] | None = None,
         second_moment: Float[Tensor, "columns columns"] | None = None,
-    ) -> Self:
+    ) -> "BlockDiagonalLinear":
         """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
         rows, columns = weight.shape
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
         )
         matrix = weight.detach().double()
-        moment = None
-        if second_moment is not None:
-            moment = regularised(second_moment, columns=columns)
+        moment = None if second_moment is None else regularised(second_moment)
         _, height, width = layer.blocks.shape
         with torch.no_grad():
             for index in range(structure.blocks):

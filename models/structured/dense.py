@@ -1,6 +1,6 @@
 """Dense: W itself, every entry free."""
 
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,7 @@ class DenseLinear(StructuredLinear):
     @classmethod
     def from_dense(
         cls, weight: Float[Tensor, "rows columns"], *, bias: Float[Tensor, " rows"] | None = None
-    ) -> Self:
+    ) -> "DenseLinear":
         """The weight, copied: every matrix is dense."""
         rows, columns = weight.shape
         layer = cls(rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype)

@@ -21,7 +21,8 @@ MAXIMUM_SWEEPS = 50
 # A sweep that removes less than this share of the matrix's energy is the last.
 SMALLEST_GAIN = 1e-7
 
-Factors = tuple[Float[Tensor, "height rank"], Float[Tensor, "rank width"]]
+# A rectangle's row factor, `height x rank`, and column factor, `rank x width`.
+Factors = tuple[Float[Tensor, "_ _"], Float[Tensor, "_ _"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def fit_rectangles(
     plain = _descend(matrix, places, zero, None)
     if second_moment is None:
         return plain
-    moment = regularised(second_moment, columns=columns)
+    moment = regularised(second_moment)
     places = [_place(one, moment, rows=rows, columns=columns) for one in structure.rectangles]
     rest = _rest(matrix, places, plain)
     better = output_error(rest, moment) <= output_error(matrix, moment)

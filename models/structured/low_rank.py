@@ -1,7 +1,7 @@
 """Low rank: W = U V^T, U of `rows x rank` and V^T of `rank x columns`."""
 
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ class LowRankLinear(StructuredLinear):
         *,
         bias: Float[Tensor, " rows"] | None = None,
         second_moment: Float[Tensor, "columns columns"] | None = None,
-    ) -> Self:
+    ) -> "LowRankLinear":
         """The best approximation of this rank, of the weight or of its outputs: both are exact."""
         row_factor, column_factor = factors(weight, structure.rank, second_moment)
         return cls.from_factors(row_factor, column_factor, bias=bias)
@@ -52,7 +52,7 @@ class LowRankLinear(StructuredLinear):
         column_factor: Float[Tensor, "rank columns"],
         *,
         bias: Float[Tensor, " rows"] | None = None,
-    ) -> Self:
+    ) -> "LowRankLinear":
         """The layer with copies of these factors."""
         layer = cls(
             LowRank(rank=row_factor.shape[1]),
@@ -88,6 +88,10 @@ class LowRankLinear(StructuredLinear):
         draw_normal(self.row_factor, fan_in=self.rank, generator=generator)
 
 
+# The curvature is measured at one point: outputs it finds irrelevant still count for this much.
+DAMPING = 1e-2
+
+
 @dataclass(frozen=True, slots=True)
 class Decomposition:
     """Every best low-rank approximation of one matrix at once: rank r keeps the first r terms.
@@ -103,17 +107,28 @@ class Decomposition:
 def decompose(
     weight: Float[Tensor, "rows columns"],
     second_moment: Float[Tensor, "columns columns"] | None = None,
+    curvature: Float[Tensor, "rows rows"] | None = None,
 ) -> Decomposition:
-    """The SVD of W C^(1/2), taken back by C^(-1/2), in float64: optimal for the layer's output."""
+    """The SVD of G^(1/2) W C^(1/2), taken back by their inverses, in float64.
+
+    Optimal for the layer's output; with the curvature G of the loss in that output, for the loss to
+    second order where C and G are independent (Martens & Grosse, ICML 2015, arXiv 1503.05671).
+    """
     matrix = weight.detach().double()
-    if second_moment is None:
-        left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
-    else:
-        # Any square root does: with C = L L^T the error is the Frobenius norm of (W - What) L.
-        lower = torch.linalg.cholesky(regularised(second_moment, columns=matrix.shape[1]))
-        left, singular, right = torch.linalg.svd(matrix @ lower, full_matrices=False)
+    # Any square root does: with C = L L^T the error is the Frobenius norm of (W - What) L.
+    lower = None if second_moment is None else torch.linalg.cholesky(regularised(second_moment))
+    upper = None if curvature is None else torch.linalg.cholesky(regularised(curvature, DAMPING)).T
+    if lower is not None:
+        matrix = matrix @ lower
+    if upper is not None:
+        matrix = upper @ matrix
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    left = left * singular
+    if lower is not None:
         right = torch.linalg.solve_triangular(lower, right, upper=False, left=False)
-    row_factor, column_factor = balanced(left * singular, right)
+    if upper is not None:
+        left = torch.linalg.solve_triangular(upper, left, upper=True)
+    row_factor, column_factor = balanced(left, right)
     return Decomposition(row_factor, column_factor, singular.square())
 
 
@@ -148,7 +163,7 @@ def error_curve(
     """The relative squared (output) error of every rank 0..min(rows, columns), in float64."""
     matrix = weight.detach().double()
     if second_moment is not None:
-        matrix = matrix @ torch.linalg.cholesky(regularised(second_moment, columns=matrix.shape[1]))
+        matrix = matrix @ torch.linalg.cholesky(regularised(second_moment))
     energies = torch.linalg.svdvals(matrix).square()
     lost = energies.flip(0).cumsum(0).flip(0)
     curve = torch.cat([lost, lost.new_zeros(1)])

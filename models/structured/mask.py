@@ -45,7 +45,7 @@ class _GaudiMask(torch.autograd.Function):
         # Half precision cannot hold the phases.
         dtype = torch.promote_types(width.dtype, torch.float32)
         wide, start = width.to(dtype), location.to(dtype)
-        frequency = torch.arange(length // 2 + 1, dtype=dtype)
+        frequency = torch.arange(length // 2 + 1, dtype=dtype, device=width.device)
         spectrum = torch.exp(-(frequency**2) / (2 * sigma**2)) / torch.sinc(frequency / length)
         left = _edge(start, frequency, spectrum, length)
         right = _edge(start + wide, frequency, spectrum, length)

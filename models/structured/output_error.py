@@ -23,20 +23,15 @@ def output_error(
 
 
 def regularised(
-    second_moment: Float[Tensor, "columns columns"], *, columns: int
+    second_moment: Float[Tensor, "columns columns"], share: float = REGULARISATION
 ) -> Float[Tensor, "columns columns"]:
     """C in float64, symmetric and made positive definite by a little white noise."""
-    if second_moment.shape != (columns, columns):
-        raise ValueError(
-            f"second_moment is {' x '.join(map(str, second_moment.shape))}, "
-            f"but a matrix of {columns} columns needs {columns} x {columns}"
-        )
     moment = second_moment.detach().double()
     moment = (moment + moment.T) / 2
     mean = moment.diagonal().mean().item()
     if not (moment.isfinite().all() and mean >= 0):
         raise ValueError("second_moment holds what no finite inputs can have")
-    noise = REGULARISATION * (mean or 1.0) * torch.eye(columns, dtype=moment.dtype)
+    noise = share * (mean or 1.0) * torch.eye(len(moment)).to(moment)
     while torch.linalg.cholesky_ex(moment + noise).info != 0:
         noise *= 10
     return moment + noise

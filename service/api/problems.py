@@ -102,7 +102,8 @@ def _http_error(request: Request, error: Exception) -> Response:
 def _our_fault(request: Request, _: Exception) -> Response:
     # This answer leaves outside of the gate, which dresses all others.
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _told(request, status, REMEDIES[status], headers=SECURITY_HEADERS)
+    named = {"X-Request-ID": request.state.request_id}
+    return _told(request, status, REMEDIES[status], headers=SECURITY_HEADERS | named)
 
 
 def _told(

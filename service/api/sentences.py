@@ -40,7 +40,7 @@ def _fault(error: Mapping[str, Any], body: object, schema: Mapping[str, Any]) ->
         return Fault(field, _sentence(error, field, {}))
     if error["type"] == "json_invalid":
         return Fault("", f"the body is not JSON: {error['ctx']['error']} at character {rest[0]}")
-    if not rest and error["type"] != "value_error":
+    if error["type"] in {"model_type", "model_attributes_type"} and not rest:
         return Fault("", "the body must be a JSON object")
     known, keys = _walk(rest, body, schema, missing=error["type"] == "missing")
     if error["type"] == "value_error":
@@ -117,7 +117,7 @@ def _sentence(error: Mapping[str, Any], field: str, known: Mapping[str, Any]) ->
         case _:
             rule = re.sub(r"^\w+ should", "it must", error["msg"])
             sentence = f"is {value}; {rule[0].lower()}{rule[1:]}"
-    return f"{field} {sentence}"
+    return f"{field or 'the body'} {sentence}"
 
 
 def _plain(choices: str) -> str:

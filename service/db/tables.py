@@ -211,6 +211,16 @@ class ArtifactRow(Base):
 
 
 @final
+class WorkerRow(Base):
+    """A worker process, and when it last said that it lives."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    seen_at: Mapped[datetime]
+
+
+@final
 class AnswerRow(Base):
     """The answer that was given to a request with an Idempotency-Key."""
 

@@ -43,6 +43,7 @@ from service.jobs.views import (
     StoredAnswer,
     TrialView,
 )
+from service.jobs.workers import living_workers, note_worker
 
 __all__ = [
     "ArtifactView",
@@ -78,7 +79,9 @@ __all__ = [
     "hints_due",
     "list_searches",
     "list_trials",
+    "living_workers",
     "network",
+    "note_worker",
     "points",
     "recall",
     "record",

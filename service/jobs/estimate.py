@@ -66,8 +66,10 @@ def _expected_seconds(
 
 
 def _foreseen(reference: TrialRow, now: datetime) -> list[float]:
-    """What the running reference will have taken, if it goes on as it began."""
+    """What the running reference will have taken, once its start no longer hides its pace."""
     if reference.state != "RUNNING" or not reference.done or not reference.total:
+        return []
+    if reference.done < 0.05 * reference.total:
         return []
     assert reference.started_at is not None
     return [(now - reference.started_at).total_seconds() * reference.total / reference.done]

@@ -11,7 +11,7 @@ from models.spec import NetworkSpec
 from search.plan import TrialKind
 from search.report import Report
 from service.db.tables import PointRow, SearchRow, TrialRow
-from service.errors import NotYetThere, SearchNotFound, TrialNotFound
+from service.errors import NotYetThere, QueryRefused, SearchNotFound, TrialNotFound
 from service.jobs.reading import OBJECTIVE, trial_row, trial_views
 from service.jobs.views import ComparedTrial, Curve, FrontPoint
 
@@ -44,7 +44,11 @@ def points(
 def compare(
     session: Session, trial_ids: Sequence[str], *, now: datetime, max_points: int = 200
 ) -> tuple[ComparedTrial, ...]:
-    """Found networks side by side, in the order asked for."""
+    """2 to 8 found networks side by side, in the order asked for."""
+    if not 2 <= len(trial_ids) <= 8:
+        raise QueryRefused(
+            f"{len(trial_ids)} trials cannot be compared; choose 2 to 8 of them", field="trials"
+        )
     compared = []
     for trial_id in trial_ids:
         row = session.get(TrialRow, trial_id)

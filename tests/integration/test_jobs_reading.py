@@ -85,7 +85,7 @@ class TestWhatIsNotThere:
             with pytest.raises(TrialNotFound):
                 jobs.get_trial(session, story.id, 99, now=story.now)
             with pytest.raises(TrialNotFound):
-                jobs.compare(session, [f"{story.id}-99"], now=story.now)
+                jobs.compare(session, [f"{story.id}-99"] * 2, now=story.now)
             with pytest.raises(ArtifactNotFound):
                 jobs.get_artifact(session, "art_0")
 

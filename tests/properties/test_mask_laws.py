@@ -24,7 +24,8 @@ def published(width: Tensor, location: Tensor, length: int, sigma: float) -> Ten
     size = width * torch.sinc(k * width) / torch.sinc(k / length)
     size = size * torch.exp(-(k**2) / (2 * sigma**2))
     angle = math.pi * (-2 * k * location + k * (1 / length - width))
-    return torch.fft.irfft(size * torch.exp(1j * angle), length, norm="forward")
+    mask: Tensor = torch.fft.irfft(size * torch.exp(1j * angle), length, norm="forward")
+    return mask
 
 
 def normal_differences(width: float, location: float, length: int, sigma: float) -> Tensor:
@@ -61,7 +62,8 @@ def test_gradients_pass_gradcheck() -> None:
     for length in (1, 7, 8):
         for sigma in SIGMAS:
             assert torch.autograd.gradcheck(
-                lambda *where, n=length, s=sigma: gaudi_mask(*where, n, s), (width, location)
+                lambda wide, start, n=length, s=sigma: gaudi_mask(wide, start, n, s),
+                (width, location),
             )
 
 

@@ -100,8 +100,10 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def test_forward_is_the_product_with_the_dense_matrix(case: Case) -> None:
     layer = case.layer()
     x = case.normal(2, 3, case.columns)
-    close(layer(x), x @ layer.to_dense().T + layer.bias)
-    close(layer.product(x), x @ layer.to_dense().T)
+    product = x @ layer.to_dense().T
+    close(layer.product(x), product)
+    assert layer.bias is not None
+    close(layer(x), product + layer.bias)
 
 
 @given(cases())
@@ -118,7 +120,7 @@ def test_gradients_are_exact(case: Case) -> None:
     names, values = zip(*layer.named_parameters(), strict=True)
 
     def forward(x: Tensor, *parameters: Tensor) -> Tensor:
-        call = torch.func.functional_call  # type: ignore[attr-defined]
+        call = torch.func.functional_call
         y: Tensor = call(layer, dict(zip(names, parameters, strict=True)), (x,))
         return y
 

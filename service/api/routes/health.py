@@ -1,6 +1,8 @@
 """Whether the process lives, whether it can work, and which version it is."""
 
 import platform
+from contextlib import suppress
+from datetime import timedelta
 from importlib.metadata import version as version_of
 from typing import Literal, final
 
@@ -8,10 +10,11 @@ from fastapi import APIRouter, Response
 from kombu.exceptions import KombuError
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.dependencies import Rows
+from service import jobs
+from service.api.dependencies import Installation, Rows
 from service.api.schemas import Answer
 from service.db.migrations import at_head
-from service.db.session import Database
+from service.db.session import Database, clock
 from service.queue import celery_app
 
 State = Literal["ok", "failing"]
@@ -34,6 +37,7 @@ class Readiness(Answer):
     database: State
     migrations: State
     broker: State
+    worker: State
 
 
 @final
@@ -52,14 +56,16 @@ def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-def readyz(rows: Rows, response: Response) -> Readiness:
-    """Say whether searches can be taken and passed on; 503 if not."""
-    database, migrations = _database(rows)
-    checks = (database, migrations, broker := _broker())
-    status: State = "ok" if all(check == "ok" for check in checks) else "failing"
-    if status == "failing":
+def readyz(rows: Rows, installation: Installation, response: Response) -> Readiness:
+    """Say whether searches can be taken, passed on and worked at; 503 if not."""
+    # A worker tells of itself with every sweep; it may be late by a slow one.
+    within = timedelta(seconds=3 * installation.reap_seconds + 5)
+    checks = {**_rows(rows, within), "broker": _broker()}
+    ready = all(checks.values())
+    if not ready:
         response.status_code = 503
-    return Readiness(status=status, database=database, migrations=migrations, broker=broker)
+    told: dict[str, State] = {name: "ok" if fine else "failing" for name, fine in checks.items()}
+    return Readiness(status="ok" if ready else "failing", **told)
 
 
 @router.get("/version")
@@ -68,18 +74,20 @@ def version() -> VersionAnswer:
     return VersionAnswer(version=version_of("matnas"), api="v1", python=platform.python_version())
 
 
-def _database(rows: Database) -> tuple[State, State]:
-    try:
-        with rows.engine.connect() as connection:
-            return "ok", "ok" if at_head(connection) else "failing"
-    except SQLAlchemyError:
-        return "failing", "failing"
+def _rows(rows: Database, within: timedelta) -> dict[str, bool]:
+    found = {"database": False, "migrations": False, "worker": False}
+    with suppress(SQLAlchemyError), rows.read() as session:
+        found["migrations"] = at_head(session.connection())
+        found["database"] = True
+        workers = jobs.living_workers(session, now=clock(session), within=within)
+        found["worker"] = workers > 0
+    return found
 
 
-def _broker() -> State:
+def _broker() -> bool:
     try:
         with celery_app().connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=2, reraise_as_library_errors=True)
     except (KombuError, OSError):
-        return "failing"
-    return "ok"
+        return False
+    return True

@@ -110,6 +110,13 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
         load_network(tmp_path)
 
 
+def test_a_table_of_another_model_is_refused(tmp_path: Path) -> None:
+    spec, module = network()
+    save_network(tmp_path, spec.model_copy(update={"layers": spec.layers[1:]}), module)
+    with pytest.raises(CheckpointError, match="the layers are not those of a vit network"):
+        load_network(tmp_path)
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     spec, module = network()
     save_network(tmp_path, spec, module)

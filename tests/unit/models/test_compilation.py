@@ -1,10 +1,12 @@
 """Every layer through torch's compiler and exporter."""
 
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 import torch
+from jaxtyping import config
 from torch import nn
 
 from models.spec import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
@@ -29,6 +31,15 @@ LAYERS: list[tuple[Structure, Form | None]] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """Without jaxtyping's checks, if any are on: the compiler cannot trace them."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)  # noqa: FBT003
+    yield
+    config.update("jaxtyping_disable", before)
+
+
 def build(structure: Structure, form: Form | None, *, rows: int, columns: int) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     layer = build_layer(structure, rows=rows, columns=columns, generator=generator)
@@ -46,21 +57,26 @@ def test_a_layer_is_exported_with_a_dynamic_batch(structure: Structure, form: Fo
     torch.testing.assert_close(program.module()(x), layer(x))
 
 
-def test_all_layers_compile_as_one_graph_forward_and_backward() -> None:
+@pytest.mark.parametrize("backend", ["inductor", "aot_eager"])
+def test_all_layers_compile_as_one_graph(backend: str) -> None:
     shapes = zip(LAYERS, pairwise(SIZES), strict=True)
     network = nn.Sequential(
         *(build(*layer, rows=rows, columns=columns) for layer, (columns, rows) in shapes)
     )
+    compiled = torch.compile(network, fullgraph=True, backend=backend)
     x = torch.randn(4, SIZES[0])
-    expected = network(x)
-    expected.square().sum().backward()
-    gradients = [parameter.grad for parameter in network.parameters()]
-    network.zero_grad()
     with warnings.catch_warnings():
         # The compiler's own use of deprecated parts of torch.
         warnings.simplefilter("ignore")
-        actual = torch.compile(network, fullgraph=True)(x)
-        actual.square().sum().backward()
-    torch.testing.assert_close(actual, expected)
-    for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+        # Generating code for a backward pass as well takes a minute and shows nothing more.
+        with torch.set_grad_enabled(backend != "inductor"):
+            actual = compiled(x)
+    torch.testing.assert_close(actual, network(x))
+    if actual.requires_grad:
+        parameters = list(network.parameters())
+        torch.testing.assert_close(
+            torch.autograd.grad(actual.square().sum(), parameters),
+            torch.autograd.grad(network(x).square().sum(), parameters),
+            rtol=1e-4,
+            atol=1e-5,
+        )

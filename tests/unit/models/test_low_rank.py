@@ -52,11 +52,6 @@ def test_a_zero_matrix_has_no_error_and_finite_factors() -> None:
     assert all(factor.isfinite().all() for factor in factors(torch.zeros(3, 4), 2))
 
 
-def test_a_second_moment_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="second_moment is 9 x 9, but .* 10 columns needs 10 x 10"):
-        factors(drawn(7, 10), 2, moment(9))
-
-
 def test_a_second_moment_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="second_moment holds what no finite inputs can have"):
         factors(drawn(7, 10), 2, torch.full((10, 10), torch.nan))

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import subprocess
+import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -78,6 +80,15 @@ def test_the_api_installs_without_torch_and_developers_get_everything() -> None:
     assert not {"torch", "optuna", "scipy"} & names(project["dependencies"])
     assert {"torch", "optuna", "scipy"} <= names(project["optional-dependencies"]["worker"])
     assert "matnas[worker]" in project["optional-dependencies"]["dev"]
+
+
+def test_the_api_starts_where_nothing_that_trains_is_installed() -> None:
+    absent = ("torch", "optuna", "scipy", "sklearn", "mlxtend", "einops", "jaxtyping", "psutil")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}));"
+        "from service.api.app import create_app; create_app(); import service.cli"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_everything_the_images_need_is_let_through_by_dockerignore() -> None:

@@ -1,4 +1,4 @@
-"""The first tables: searches, trials, curves, events, uploads and answers."""
+"""The first tables: searches, trials, curves, events, uploads, workers and answers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +26,12 @@ def upgrade() -> None:
         sa.Column("columns", INTEGER, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("seen_at", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_workers")),
     )
     op.create_table(
         "idempotency",
@@ -172,4 +178,5 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_searches_created_at_id"), "searches")
     op.drop_table("searches")
     op.drop_table("idempotency")
+    op.drop_table("workers")
     op.drop_table("artifacts")

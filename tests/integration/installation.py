@@ -1,0 +1,123 @@
+"""A whole installation of a test's own: the server and its workers as processes, over HTTP."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import httpx
+import psutil
+
+from tests.conftest import free_port
+
+PATIENCE_SECONDS = 150.0
+
+
+@final
+class Installation:
+    """One home, one database and one broker.
+
+    A lease is short, but long enough for a process to import torch on a busy machine.
+    """
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self._environment = os.environ | {
+            "MATNAS_HOME": str(home),
+            "MATNAS_LEASE_SECONDS": "12",
+            "MATNAS_REAP_SECONDS": "0.5",
+            "MATNAS_HINT_SECONDS": "5",
+            "MATNAS_THREADS": "1",
+            **settings,
+        }
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._client = httpx.Client(
+            base_url=self.url, timeout=30, headers={"accept": "application/json"}
+        )
+
+    @contextmanager
+    def running(self) -> Iterator["Installation"]:
+        """Migrate and serve; at the end nothing is left."""
+        self.home.mkdir(parents=True)
+        try:
+            migrated = [sys.executable, "-m", "service.cli", "db", "upgrade"]
+            subprocess.run(migrated, check=True, env=self._environment)
+            self._start("server", "service.cli", "serve", "--port", self.url.rpartition(":")[2])
+            self.wait(self._answers)
+            yield self
+        finally:
+            for process in self._processes:
+                process.kill()
+                process.wait()
+            self._client.close()
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self._start("worker", "service.cli", "worker")
+
+    def submit(self, spec: Mapping[str, Any]) -> str:
+        answer = self._client.post("/v1/searches", json=spec)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def cancel(self, search_id: str) -> None:
+        answer = self._client.post(
+            f"/v1/searches/{search_id}/cancel", headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 202, answer.text
+
+    def get(self, path: str) -> Any:
+        answer = self._client.get(f"/v1/searches/{path}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def trial(self, search_id: str, number: int) -> Any:
+        return self.get(f"{search_id}/trials/{number}")
+
+    def told_of(self, search_id: str, number: int | None) -> list[str]:
+        events = self.get(f"{search_id}/events?after=0&limit=200")["items"]
+        return [event["state"] for event in events if event["trial_number"] == number]
+
+    def wait_for_end(self, search_id: str) -> Any:
+        self.wait(lambda: self.get(search_id)["ended_at"] is not None)
+        return self.get(search_id)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < until, self.logs()
+            time.sleep(0.05)
+
+    def logs(self) -> str:
+        """What its processes had to say."""
+        paths = sorted(self.home.glob("*.log")) + sorted(self.home.rglob("attempt-*.log"))
+        return "\n".join(f"--- {path}\n{path.read_text()[-1500:]}" for path in paths)
+
+    def _start(self, name: str, *module: str) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}-{len(self._processes)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *module], env=self._environment, stdout=log, stderr=log
+            )
+        self._processes.append(process)
+        return process
+
+    def _answers(self) -> bool:
+        try:
+            return self._client.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes that run trials for a worker."""
+    return psutil.Process(process.pid).children()
+
+
+def kill_9(process: psutil.Process | subprocess.Popen[bytes]) -> None:
+    """End a process as the kernel would for want of memory."""
+    os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,141 @@
+"""Real searches by a real server and real workers, which are killed where it hurts most."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.installation import Installation, children_of, kill_9
+
+# A search of four trials, whose candidate takes long enough to be killed in the middle of it.
+SPEC: dict[str, Any] = {
+    "model": {"kind": "mlp", "hidden": [16, 16]},
+    "dataset": "digits",
+    "budget": {"ratio": 0.5},
+    "compute": {"trials": 1, "epochs": 30, "reference_epochs": 2},
+    "space": {"baselines": ["uniform_low_rank"]},
+}
+TRIALS, CANDIDATE = range(4), 2
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    with Installation(tmp_path / "home").running() as installed:
+        yield installed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The structure that the candidate finds if nobody is killed."""
+    with Installation(tmp_path_factory.mktemp("undisturbed") / "home").running() as installed:
+        installed.start_worker()
+        search_id = installed.submit(SPEC)
+        assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
+        assert all(
+            installed.told_of(search_id, number) == ["WAITING", "RUNNING", "COMPLETE"]
+            for number in TRIALS
+        )
+        return structure(installed, search_id)
+
+
+def structure(installation: Installation, search_id: str) -> Any:
+    return installation.get(f"{search_id}/trials/{CANDIDATE}/structure")["network"]
+
+
+def wait_for_the_middle(installation: Installation, search_id: str) -> None:
+    """Until the candidate has left a checkpoint, but is far from its end."""
+
+    def reached() -> bool:
+        trial = installation.trial(search_id, CANDIDATE)
+        assert trial["state"] in ("WAITING", "RUNNING"), f"too late\n{installation.logs()}"
+        folder = installation.home / "searches" / search_id / f"trials/{CANDIDATE}/attempt-1"
+        return trial["state"] == "RUNNING" and (folder / "checkpoint.safetensors").exists()
+
+    installation.wait(reached)
+
+
+def check_that_all_was_counted_once(installation: Installation, search_id: str) -> None:
+    assert installation.wait_for_end(search_id)["state"] == "SUCCEEDED", installation.logs()
+    for number in TRIALS:
+        told = installation.told_of(search_id, number)
+        assert told.count("COMPLETE") == 1, installation.logs()
+        retried = ["LOST", "WAITING", "RUNNING"] if number == CANDIDATE else []
+        assert told == ["WAITING", "RUNNING", *retried, "COMPLETE"]
+    assert installation.told_of(search_id, None) == ["QUEUED", "RUNNING", "SUCCEEDED"]
+    log = installation.home / f"searches/{search_id}/trials/{CANDIDATE}/attempt-2.log"
+    assert "going on from the files of attempt 1" in log.read_text()
+
+
+def test_a_candidate_whose_process_is_killed_goes_on_from_its_checkpoint(
+    installation: Installation, undisturbed: Any
+) -> None:
+    worker = installation.start_worker()
+    search_id = installation.submit(SPEC)
+    wait_for_the_middle(installation, search_id)
+    (child,) = children_of(worker)
+    kill_9(child)
+    check_that_all_was_counted_once(installation, search_id)
+    assert structure(installation, search_id) == undisturbed
+
+
+def test_a_worker_that_is_killed_takes_its_child_along_and_another_goes_on(
+    installation: Installation, undisturbed: Any
+) -> None:
+    worker = installation.start_worker()
+    search_id = installation.submit(SPEC)
+    wait_for_the_middle(installation, search_id)
+    (child,) = children_of(worker)
+    kill_9(worker)
+    worker.wait()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running()
+    installation.start_worker()
+    check_that_all_was_counted_once(installation, search_id)
+    assert structure(installation, search_id) == undisturbed
+
+
+def test_a_worker_that_is_asked_to_stop_gives_its_trial_back_at_once(
+    installation: Installation,
+) -> None:
+    worker = installation.start_worker()
+    search_id = installation.submit(SPEC)
+    wait_for_the_middle(installation, search_id)
+    worker.terminate()
+    worker.wait(20)
+    assert installation.told_of(search_id, CANDIDATE) == ["WAITING", "RUNNING", "WAITING"]
+    assert installation.trial(search_id, CANDIDATE)["reason"] == "worker_stopped"
+
+
+def test_a_cancelled_search_stops_within_a_moment(installation: Installation) -> None:
+    worker = installation.start_worker()
+    search_id = installation.submit(SPEC)
+    wait_for_the_middle(installation, search_id)
+    installation.cancel(search_id)
+    assert installation.wait_for_end(search_id)["state"] == "CANCELLED"
+    assert installation.told_of(search_id, CANDIDATE)[-1] == "CANCELLED"
+    installation.wait(lambda: not children_of(worker))
+
+
+def test_the_demo_runs_on_postgresql_and_valkey(
+    tmp_path: Path, postgres_url: str, valkey_url: str
+) -> None:
+    # The demo's search and model, with fewer epochs and trials, so that it takes half a minute.
+    spec = json.loads(Path("examples/mnist_vit.json").read_text())
+    spec["compute"] |= {"trials": 1, "epochs": 2, "reference_epochs": 1}
+    servers = {"MATNAS_DATABASE_URL": postgres_url, "MATNAS_BROKER_URL": valkey_url}
+    with Installation(tmp_path / "home", **servers, MATNAS_THREADS="2").running() as installed:
+        workers: list[subprocess.Popen[bytes]] = [installed.start_worker() for _ in range(2)]
+        search_id = installed.submit(spec)
+        assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
+        assert not (installed.home / "matnas.db").exists()
+        assert not (installed.home / "broker").exists()
+        for number in range(installed.get(search_id)["progress"]["total"]):
+            told = installed.told_of(search_id, number)
+            assert told == ["WAITING", "RUNNING", "COMPLETE"]
+        for worker in workers:
+            worker.terminate()
+            assert worker.wait(20) == 0

@@ -1,0 +1,103 @@
+"""Which trials a search consists of, and what each must wait for."""
+
+import pytest
+
+from search.plan import PlannedTrial, first_candidate, may_start, planned_trials, prerequisites
+from search.spec import SearchSpec
+from tests.unit.search.builders import matrix_spec, tiny
+
+BASELINES = ["uniform_low_rank", "block_diagonal"]
+
+
+def plan(*, trials: int = 3, repeats: int = 1, parallel: int = 1) -> SearchSpec:
+    return tiny(
+        compute={"trials": trials, "parallel": parallel},
+        space={"baselines": BASELINES},
+        repeats=repeats,
+    )
+
+
+def waits_for(spec: SearchSpec, number: int) -> list[int]:
+    trials = planned_trials(spec)
+    return [other.number for other in prerequisites(trials[number], trials, spec)]
+
+
+def test_reference_baselines_candidates_and_measurement_in_this_order() -> None:
+    trials = planned_trials(plan())
+    assert [t.number for t in trials] == list(range(7))
+    assert [t.name for t in trials] == [
+        *("reference", "uniform_low_rank", "block_diagonal"),
+        *("candidate 3", "candidate 4", "candidate 5", "measurement"),
+    ]
+
+
+def test_repeats_come_after_all_candidates_and_the_measurement_is_last() -> None:
+    trials = planned_trials(plan(trials=1, repeats=3))
+    assert [t.name for t in trials[3:]] == [
+        "candidate 3",
+        *("uniform_low_rank (repeat 1)", "block_diagonal (repeat 1)", "winner (repeat 1)"),
+        *("uniform_low_rank (repeat 2)", "block_diagonal (repeat 2)", "winner (repeat 2)"),
+        "measurement",
+    ]
+
+
+def test_a_matrix_has_no_width_to_shrink() -> None:
+    families = [t.family for t in planned_trials(matrix_spec())]
+    assert "dense_shrunk" not in families
+    assert "dense_shrunk" in [t.family for t in planned_trials(tiny())]
+
+
+def test_no_candidates_are_repeated_where_there_are_none() -> None:
+    spec = plan(trials=0, repeats=2)
+    assert {t.kind for t in planned_trials(spec)} == {"reference", "baseline", "measurement"}
+    assert planned_trials(spec)[first_candidate(spec)].kind == "measurement"
+
+
+def test_the_first_candidate_follows_the_baselines() -> None:
+    assert first_candidate(plan()) == 3
+
+
+def test_the_reference_waits_for_nothing_and_baselines_only_for_it() -> None:
+    spec = plan(repeats=2)
+    assert waits_for(spec, 0) == []
+    baselines = [t.number for t in planned_trials(spec) if t.kind == "baseline"]
+    assert all(waits_for(spec, number) == [0] for number in baselines)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "expected"),
+    [(1, [[0], [0, 3], [0, 3, 4], [0, 3, 4, 5]]), (3, [[0], [0], [0], [0, 3]])],
+)
+def test_a_candidate_waits_for_those_as_many_before_it_as_may_run_at_once(
+    parallel: int, expected: list[list[int]]
+) -> None:
+    spec = plan(trials=4, parallel=parallel)
+    assert [waits_for(spec, number) for number in (3, 4, 5, 6)] == expected
+
+
+def test_a_repeat_waits_for_every_candidate_because_any_may_be_the_best() -> None:
+    spec = plan(trials=3, repeats=2, parallel=3)
+    repeat = next(t for t in planned_trials(spec) if t.name == "winner (repeat 1)")
+    assert waits_for(spec, repeat.number) == [0, 3, 4, 5]
+
+
+def test_the_measurement_waits_for_everything() -> None:
+    spec = plan(repeats=2)
+    last = planned_trials(spec)[-1]
+    assert waits_for(spec, last.number) == list(range(last.number))
+
+
+def test_a_trial_may_start_exactly_when_what_it_waits_for_has_ended() -> None:
+    spec = plan()
+    trials = planned_trials(spec)
+    assert may_start(trials[0], [], spec)
+    assert not may_start(trials[1], [], spec)
+    assert may_start(trials[1], [trials[0]], spec)
+    assert not may_start(trials[4], [trials[0]], spec)
+    assert may_start(trials[4], [trials[3], trials[0]], spec)
+    assert not may_start(trials[-1], trials[:-2], spec)
+    assert may_start(trials[-1], trials[:-1], spec)
+
+
+def test_a_trial_knows_its_name() -> None:
+    assert PlannedTrial(1, "baseline", "block_diagonal", 2).name == "block_diagonal (repeat 2)"

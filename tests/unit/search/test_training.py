@@ -1,0 +1,255 @@
+"""The training loop: repeatable, resumable at every epoch, stoppable at every step."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.networks.build import build_network
+from search.data import Data, matrix_data
+from search.progress import Progress
+from search.spec import Training
+from search.training import (
+    MATRIX_EPOCH,
+    NotFiniteError,
+    Phase,
+    Problem,
+    StoppedError,
+    answers,
+    checkpoint_phase,
+    evaluate,
+    fit,
+    learning_rate_share,
+    weight_groups,
+)
+from tests.unit.search.builders import Listener, mixed_matrix
+from tests.unit.search.conftest import Trained
+
+EPOCHS = 4
+
+
+@pytest.fixture
+def problem(trained: Trained) -> Problem:
+    return Problem(trained.data, trained.reference.answers, Training(learning_rate=0.01), seed=5)
+
+
+def network(trained: Trained) -> nn.Module:
+    return build_network(trained.resolved.network, generator=torch.Generator().manual_seed(1))
+
+
+def train(
+    module: nn.Module,
+    problem: Problem,
+    checkpoint: Path,
+    *,
+    progress: Progress | None = None,
+    last: int = EPOCHS,
+    name: str = "training",
+) -> dict[str, Tensor]:
+    phase = Phase(name, 0, last, EPOCHS)
+    fit(
+        module,
+        problem,
+        phase,
+        weight_groups(module),
+        checkpoint=checkpoint,
+        progress=progress or Listener(),
+    )
+    return module.state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_the_same_seed_gives_the_same_weights(
+    trained: Trained, problem: Problem, tmp_path: Path
+) -> None:
+    one = train(network(trained), problem, tmp_path / "one")
+    two = train(network(trained), problem, tmp_path / "two")
+    assert same(one, two)
+
+
+def test_another_seed_gives_others(trained: Trained, problem: Problem, tmp_path: Path) -> None:
+    other = Problem(problem.data, problem.teacher, problem.recipe, seed=6)
+    one = train(network(trained), problem, tmp_path / "one")
+    assert not same(one, train(network(trained), other, tmp_path / "two"))
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_resumed_after_an_epoch_equals_uninterrupted(
+    trained: Trained, problem: Problem, tmp_path: Path, done: int
+) -> None:
+    whole = train(network(trained), problem, tmp_path / "whole")
+    train(network(trained), problem, tmp_path / "parts", last=done)
+    assert same(train(network(trained), problem, tmp_path / "parts"), whole)
+
+
+def test_stopped_in_the_middle_of_an_epoch_then_resumed_equals_uninterrupted(
+    trained: Trained, problem: Problem, tmp_path: Path
+) -> None:
+    whole = train(network(trained), problem, tmp_path / "whole")
+    steps = problem.steps_per_epoch * 2 + 2
+    with pytest.raises(StoppedError):
+        stop = Listener(stop_after=steps)
+        train(network(trained), problem, tmp_path / "parts", progress=stop)
+    assert same(train(network(trained), problem, tmp_path / "parts"), whole)
+
+
+def test_asked_to_stop_it_takes_no_further_step(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    listener = Listener(stop_after=3)
+    with pytest.raises(StoppedError):
+        train(network(trained), problem, checkpoint, progress=listener)
+    assert listener.asked == 4
+    assert [update.done for update in listener.updates] == [1, 2, 3]
+
+
+def test_a_checkpoint_of_another_phase_is_not_resumed(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    assert checkpoint_phase(checkpoint) is None
+    train(network(trained), problem, checkpoint, name="learning")
+    assert checkpoint_phase(checkpoint) == "learning"
+    listener = Listener()
+    train(network(trained), problem, checkpoint, name="tuning", progress=listener)
+    assert listener.updates[0].done == 1
+    assert checkpoint_phase(checkpoint) == "tuning"
+
+
+def test_every_epoch_reports_its_losses_and_every_step_where_it_stands(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    listener = Listener()
+    module = network(trained)
+    train(module, problem, checkpoint, progress=listener)
+    total = EPOCHS * problem.steps_per_epoch
+    assert [u.done for u in listener.updates if not u.metrics] == list(range(1, total + 1))
+    assert {u.total for u in listener.updates} == {total}
+    epochs = [u for u in listener.updates if u.metrics]
+    assert [u.done for u in epochs] == list(range(5, total + 1, 5))
+    loss, accuracy = evaluate(module, problem.data, problem.data.validation)
+    assert epochs[-1].metrics["validation_loss"] == loss
+    assert epochs[-1].metrics["validation_accuracy"] == accuracy
+
+
+@pytest.mark.parametrize("spoilt", ["layers.0", "layers.1", "head"])
+def test_a_loss_that_is_no_number_names_the_step_and_the_layer(
+    trained: Trained, problem: Problem, checkpoint: Path, spoilt: str
+) -> None:
+    module = network(trained)
+    with torch.no_grad():
+        module.get_parameter(f"{spoilt}.weight")[0, 0] = math.nan
+    with pytest.raises(NotFiniteError, match=f"not finite at step 0, first seen in layer {spoilt}"):
+        train(module, problem, checkpoint)
+
+
+def test_the_step_of_a_loss_that_turns_into_no_number_is_named(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    module = network(trained)
+
+    def spoil(step: int) -> None:
+        if step == 7:
+            with torch.no_grad():
+                module.get_parameter("head.weight").fill_(math.inf)
+
+    with pytest.raises(NotFiniteError, match="step 8, first seen in layer head"):
+        fit(
+            module,
+            problem,
+            Phase("training", 0, EPOCHS, EPOCHS),
+            weight_groups(module),
+            checkpoint=checkpoint,
+            progress=Listener(),
+            after_step=spoil,
+        )
+
+
+def test_weights_spoilt_by_the_very_last_step_of_an_epoch_are_noticed(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    module = network(trained)
+
+    def spoil(step: int) -> None:
+        if step == problem.steps_per_epoch - 1:
+            with torch.no_grad():
+                module.get_parameter("head.weight").fill_(math.nan)
+
+    with pytest.raises(NotFiniteError, match="step 5, first seen in layer head"):
+        fit(
+            module,
+            problem,
+            Phase("training", 0, 1, 1),
+            weight_groups(module),
+            checkpoint=checkpoint,
+            progress=Listener(),
+            after_step=spoil,
+        )
+    assert checkpoint_phase(checkpoint) is None
+
+
+def test_an_epoch_reads_every_sample_once_in_an_order_of_its_own(problem: Problem) -> None:
+    epochs = [torch.cat(list(problem.batches(epoch))) for epoch in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
+    assert epochs[0].sort().values.tolist() == list(range(320))
+
+
+def test_each_epoch_reads_the_next_of_the_shifted_copies(digits: Data) -> None:
+    copies = copy.copy(digits)
+    object.__setattr__(copies, "variants", 4)
+    problem = Problem(copies, None, Training(batch=16), seed=0)
+    assert problem.steps_per_epoch == 5
+    ranges = [torch.cat(list(problem.batches(epoch))).aminmax() for epoch in range(5)]
+    assert [(int(low), int(high)) for low, high in ranges] == [
+        *((0, 79), (80, 159), (160, 239), (240, 319), (0, 79)),
+    ]
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(digits: Data) -> None:
+    problem = Problem(digits, None, Training(batch=10_000), seed=0)
+    assert problem.steps_per_epoch == 1
+    assert [len(batch) for batch in problem.batches(0)] == [320]
+
+
+def test_an_epoch_of_a_matrix_is_so_many_steps_over_all_of_it() -> None:
+    problem = Problem(matrix_data(mixed_matrix()), None, Training(), seed=0)
+    assert problem.steps_per_epoch == MATRIX_EPOCH == len(list(problem.batches(0)))
+
+
+def test_the_loss_of_a_matrix_is_the_relative_squared_error() -> None:
+    weight = mixed_matrix()
+    data = matrix_data(weight)
+    module = nn.Linear(16, 24, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(0.9 * weight)
+    loss, accuracy = evaluate(module, data, data.test)
+    assert loss == pytest.approx(0.01, rel=1e-4)
+    assert accuracy is None
+
+
+def test_distillation_is_zero_where_the_student_is_the_teacher(trained: Trained) -> None:
+    teacher = trained.reference
+    recipe = Training(distillation=1.0)
+    problem = Problem(trained.data, teacher.answers, recipe, seed=0)
+    loss = problem.loss(teacher.network, torch.arange(64)).item()
+    assert loss == pytest.approx(0, abs=1e-5)
+
+
+def test_answers_do_not_depend_on_how_inputs_are_batched(trained: Trained) -> None:
+    inputs = trained.data.validation.inputs
+    whole = answers(trained.reference.network, inputs, batch=1000)
+    torch.testing.assert_close(answers(trained.reference.network, inputs, batch=7), whole)
+
+
+def test_the_learning_rate_rises_and_then_falls_to_nothing() -> None:
+    shares = [learning_rate_share(step, 100) for step in range(101)]
+    assert shares[:5] == sorted(shares[:5])
+    assert shares[5:] == sorted(shares[5:], reverse=True)
+    assert 0 < shares[0] < 0.25
+    assert shares[100] == 0

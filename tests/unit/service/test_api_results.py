@@ -1,0 +1,200 @@
+"""What a search found, over HTTP: trials, curves, structures, the front, files, comparisons."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from models.spec import NetworkSpec
+from search.report import Report
+from service import jobs
+from tests.serving import Service, begin, end, play, report_curve, serving
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def search_id(service: Service) -> str:
+    found = service.submit()
+    play(service, found)
+    return found
+
+
+def test_trials_are_sorted_filtered_and_paged(service: Service, search_id: str) -> None:
+    def numbers(query: str) -> list[int]:
+        items = service.http.get(f"/searches/{search_id}/trials?{query}").json()["items"]
+        return [item["number"] for item in items]
+
+    assert numbers("") == [0, 1, 2, 3, 4, 5]
+    assert numbers("sort=-number&kind=candidate") == [4, 3]
+    assert numbers("sort=validation_loss&state=COMPLETE") == [0, 3, 4, 1, 2, 5]
+    page = service.http.get(f"/searches/{search_id}/trials?sort=-cost&limit=4").json()
+    rest = service.http.get(page["next"]).json()
+    assert [item["number"] for item in page["items"] + rest["items"]] == [0, 1, 3, 4, 2, 5]
+    assert rest["next"] is None
+
+
+def test_a_trial_says_what_it_became(service: Service, search_id: str) -> None:
+    trial = service.http.get(f"/searches/{search_id}/trials/3").json()
+    assert (trial["kind"], trial["state"], trial["validation_loss"]) == (
+        *("candidate", "COMPLETE"),
+        pytest.approx(0.33),
+    )
+    assert service.http.get(trial["links"]["metrics"]).json() == {
+        "curves": {"validation_loss": [[1, 1.0], [2, pytest.approx(0.33)]]}
+    }
+
+
+def test_curves_are_thinned_but_keep_their_extremes(service: Service) -> None:
+    search_id = service.submit()
+    curve = dict.fromkeys(range(1, 2000), 1.0) | {700: 9.0, 1400: -9.0}
+    claim = begin(service, search_id, 0)
+    report_curve(service, claim, curve)
+    answer = service.http.get(f"/searches/{search_id}/trials/0/metrics?max_points=50")
+    points = answer.json()["curves"]["validation_loss"]
+    assert len(points) <= 50
+    assert [700, 9.0] in points
+    assert [1400, -9.0] in points
+    end(service, claim, jobs.Ending("FAILED", reason="not_finite", sentence="NaN"))
+
+
+def test_a_structure_is_counted_layer_by_layer(service: Service, search_id: str) -> None:
+    found = service.http.get(f"/searches/{search_id}/trials/1/structure").json()
+    first = found["layers"][0]
+    assert first["structure"] == {"kind": "low_rank", "rank": 4}
+    assert (first["size"], first["share"]) == (4 * (64 + 32), pytest.approx(384 / 2048))
+    assert found["cost"] == sum(layer["cost"] for layer in found["layers"] if layer["eligible"])
+    assert not found["layers"][-1]["eligible"]
+    NetworkSpec.model_validate(found["network"])
+
+
+def test_a_structure_is_drawn_without_anything_that_runs(service: Service, search_id: str) -> None:
+    answer = service.http.get(f"/searches/{search_id}/trials/3/structure.svg")
+    assert answer.headers["content-type"].startswith("image/svg+xml")
+    assert answer.text.startswith("<svg")
+    assert "<script" not in answer.text
+    assert "style=" not in answer.text  # the policy of the pages would not apply it
+
+
+def test_what_is_not_there_yet_is_404_with_the_reason(service: Service) -> None:
+    waiting = service.submit()
+    for path in ("trials/0/structure", "trials/0/structure.svg", "report"):
+        answer = service.http.get(f"/searches/{waiting}/{path}")
+        assert answer.status_code == 404
+        assert answer.json()["type"] == "urn:matnas:problem:not_yet_there"
+    assert service.http.get(f"/searches/{waiting}/trials/99").status_code == 404
+    assert service.http.get(f"/searches/{waiting}/trials/{10**30}").status_code == 422
+    assert service.http.get(f"/compare?searches={waiting},{waiting}").status_code == 404
+
+
+def test_the_front_holds_what_nothing_beats(service: Service, search_id: str) -> None:
+    items = service.http.get(f"/searches/{search_id}/front").json()["items"]
+    best = {item["number"] for item in items if item["on_front"]}
+    for item in items:
+        beaten = any(
+            other["validation_loss"] < item["validation_loss"] and other["cost"] < item["cost"]
+            for other in items
+        )
+        assert not (beaten and item["number"] in best)
+    assert 0 in best
+
+
+def test_two_networks_are_compared_layer_by_layer(service: Service, search_id: str) -> None:
+    answer = service.http.get(f"/compare?trials={search_id}:1,{search_id}-3").json()
+    assert [one["trial"]["number"] for one in answer["trials"]] == [1, 3]
+    assert [layer["name"] for layer in answer["layers"]] == ["layers.0", "layers.1", "head"]
+    kinds = [cell["structure"]["kind"] for cell in answer["layers"][0]["cells"]]
+    assert kinds == ["low_rank", "gblr"]
+    best = service.http.get(f"/compare?searches={search_id},{search_id}").json()
+    assert [one["trial"]["number"] for one in best["trials"]] == [3, 3]
+
+
+@pytest.mark.parametrize("query", ["", "trials=a", "trials=" + "a," * 9])
+def test_a_comparison_needs_two_to_eight(service: Service, query: str) -> None:
+    answer = service.http.get(f"/compare?{query}")
+    assert answer.status_code == 422
+    assert "2 to 8" in answer.json()["detail"]
+
+
+def test_the_report_is_the_measurement(service: Service, search_id: str) -> None:
+    report = Report.model_validate(service.http.get(f"/searches/{search_id}/report").json())
+    assert report.winner.number == 3
+
+
+def test_exported_files_are_downloaded_whole_in_part_and_once(
+    service: Service, search_id: str
+) -> None:
+    items = service.http.get(f"/searches/{search_id}/artifacts").json()["items"]
+    names = {(item["trial"], item["name"]) for item in items}
+    assert {(None, "report.json"), (3, "network.json"), (3, "network.safetensors")} <= names
+    link = next(i["link"] for i in items if i["name"].endswith("tensors") and i["trial"] == 3)
+    whole = service.http.get(link)
+    assert whole.content == bytes(range(200))
+    assert whole.headers["etag"] == f'"{hashlib.sha256(whole.content).hexdigest()}"'
+    part = service.http.get(link, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, bytes(range(10, 20)))
+    headers = {"If-None-Match": whole.headers["etag"]}
+    assert service.http.get(link, headers=headers).status_code == 304
+    beyond = service.http.get(link, headers={"Range": "bytes=900-"})
+    assert beyond.status_code == 416
+    assert beyond.headers["content-type"] == "application/problem+json"
+    assert beyond.headers["content-range"] == "bytes */200"
+
+
+@pytest.mark.parametrize("name", ["..%2F..%2Fmatnas.db", "art_0", "{}-3-..%2Fx", "{}-3-other.json"])
+def test_no_name_leads_to_another_file(service: Service, search_id: str, name: str) -> None:
+    answer = service.http.get(f"/artifacts/{name.format(search_id)}")
+    assert answer.status_code == 404
+    assert str(service.settings.home) not in answer.text
+
+
+def test_a_matrix_is_uploaded_named_by_a_spec_and_given_back(service: Service) -> None:
+    content = save({"w": np.ones((24, 16), dtype=np.float32)})
+    answer = service.http.put("/artifacts", content=content)
+    body = answer.json()
+    assert answer.status_code == 201
+    assert (body["rows"], body["columns"]) == (24, 16)
+    assert service.http.get(answer.headers["location"]).content == content
+    service.submit(
+        model={"kind": "matrix", "artifact": body["id"]}, dataset=None, budget={"ratio": 0.5}
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "not a safetensors file"),
+        (b"PK\x03\x04 a zip, or a pickle", "not a safetensors file"),
+        (save({"w": np.ones((4, 4), dtype=np.float32)})[:-3], "cut off"),
+        (save({"w": np.ones((4, 4, 1), dtype=np.float32)}), "2 dimensions"),
+        (save({"w": np.ones((4, 4), dtype=np.int32)}), "type I32"),
+        (save({"w": np.full((4, 4), np.nan, dtype=np.float32)}), "NaN"),
+    ],
+)
+def test_a_bad_upload_is_refused_and_nothing_is_kept(
+    service: Service, content: bytes, sentence: str
+) -> None:
+    kept = set(service.files.uploads.glob("*")) if service.files.uploads.exists() else set()
+    answer = service.http.put("/artifacts", content=content)
+    assert answer.status_code == 422
+    assert sentence in answer.json()["detail"]
+    assert answer.json()["field"].startswith("file")
+    assert set(service.files.uploads.glob("*")) == kept
+
+
+def test_an_upload_is_cut_off_at_the_limit_even_without_a_length(tmp_path: Path) -> None:
+    with serving(tmp_path, max_upload_bytes=1000, max_body_bytes=100) as small:
+        for content in (b"x" * 2000, iter([b"x" * 600] * 3)):
+            answer = small.http.put("/artifacts", content=content)
+            assert answer.status_code == 413
+            assert answer.headers["content-type"] == "application/problem+json"
+        too_long = small.http.post("/searches", json={"name": "x" * 200})
+        assert too_long.status_code == 413
+        assert list(small.files.uploads.glob("*")) == []

@@ -1,0 +1,136 @@
+"""The command line: one clear line for every mistake, and an exit code that says which kind."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+from typer.testing import CliRunner
+
+from service import cli
+from service.api.routes import events
+from service.db.session import Database
+from service.words import duration
+from tests.serving import SPEC, Service, play, serving
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(cli, "out", Console(width=200))
+
+
+def test_the_command_line_starts_without_what_trains_or_serves() -> None:
+    heavy = ("torch", "optuna", "numpy", "sqlalchemy", "alembic", "celery", "fastapi", "uvicorn")
+    code = f"import sys, service.cli; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_search_is_submitted_from_a_file_and_from_standard_input(
+    service: Service, tmp_path: Path
+) -> None:
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps(SPEC))
+    for words, given in (([str(path)], None), (["-"], json.dumps(SPEC))):
+        result = runner.invoke(cli.app, ["submit", *words, "--url", service.url], input=given)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("srch_")
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_the_tables_hold_the_evidence(
+    service: Service, monkeypatch: pytest.MonkeyPatch, *, on_a_terminal: bool
+) -> None:
+    search_id = service.submit(name="a [bold] name")
+    play(service, search_id)
+    shown = StringIO()
+    console = Console(width=200, file=shown, force_terminal=on_a_terminal, no_color=True)
+    monkeypatch.setattr(cli, "out", console)
+    for command in ("watch", "show"):
+        result = runner.invoke(cli.app, [command, search_id, "--url", service.url])
+        assert result.exit_code == 0, result.output
+    text = Text.from_ansi(shown.getvalue()).plain
+    assert text.count("a [bold] name: SUCCEEDED") == 2
+    assert "candidate 3: complete · validation loss 0.3300" in text
+    for word in ("reference", "uniform_low_rank", "candidate 3 (winner)", "layers.0", "1 tile"):
+        assert word in text
+
+
+def test_a_watch_of_what_did_not_succeed_fails(service: Service) -> None:
+    search_id = service.submit()
+    service.http.post(f"/searches/{search_id}/cancel")
+    result = runner.invoke(cli.app, ["watch", search_id, "--url", service.url])
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a search is a JSON object"),
+        ('{"model": {"kind": "vitt"}}', "choose one of mlp, vit, matrix"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(service: Service, content: str, sentence: str) -> None:
+    result = runner.invoke(cli.app, ["submit", "-", "--url", service.url], input=content)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_file_and_a_missing_service_are_clear_lines(tmp_path: Path) -> None:
+    missing = runner.invoke(cli.app, ["submit", str(tmp_path / "no.json")])
+    assert (missing.exit_code, "No such file" in missing.stderr) == (2, True)
+    nowhere = runner.invoke(cli.app, ["show", "srch_0", "--url", "http://127.0.0.1:9"])
+    assert (nowhere.exit_code, "matnas up" in nowhere.stderr) == (3, True)
+
+
+def test_a_bad_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATNAS_PORT", "high")
+    result = runner.invoke(cli.app, ["show", "srch_0"])
+    assert (result.exit_code, "MATNAS_PORT" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["up", "serve"])
+def test_an_address_that_others_reach_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATNAS_HOME", str(tmp_path))
+    result = runner.invoke(cli.app, [command, "--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "MATNAS_ALLOW_REMOTE" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_database_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATNAS_HOME", str(tmp_path))
+    for _ in range(2):
+        assert runner.invoke(cli.app, ["db", "upgrade"]).exit_code == 0
+    database = Database(f"sqlite:///{tmp_path / 'matnas.db'}")
+    with database.engine.connect() as connection:
+        assert connection.exec_driver_sql("select count(*) from searches").scalar() == 0
+    database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,81 @@
+"""The pages, as the server renders them: what they show, and that nothing in them runs."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import Service, begin, play, report_curve, serving
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("home")) as running:
+        yield running
+
+
+def test_an_empty_list_says_what_to_do(service: Service) -> None:
+    assert "matnas submit" in service.http.get("/").text
+
+
+def test_the_list_leads_to_every_search_a_page_at_a_time(service: Service) -> None:
+    ids = {service.submit() for _ in range(51)}
+    first = service.http.get("/").text
+    older = re.search(r'href="(/\?cursor=[^"]+)"', first)
+    assert older is not None
+    found = set(re.findall(r"/view/(srch_\w+)", first + service.http.get(older[1]).text))
+    assert found == ids
+
+
+def test_a_finished_search_shows_its_evidence_and_its_winner(service: Service) -> None:
+    search_id = service.submit(name="finished")
+    play(service, search_id)
+    page = service.http.get(f"/view/{search_id}").text
+    for words in ("uniform_low_rank", "The winner: candidate 3", "1 tile", "share of budget"):
+        assert words in page
+    assert f"/v1/searches/{search_id}/trials/3/structure.svg" in page
+    assert "data-events" not in page
+
+
+def test_a_running_search_is_live(service: Service) -> None:
+    search_id = service.submit()
+    report_curve(service, begin(service, search_id, 0), {4: 0.25})
+    page = service.http.get(f"/view/{search_id}").text
+    assert f'data-events="/v1/searches/{search_id}/events"' in page
+    assert "reference: training, epoch 4 of 8" in page
+    assert "0.2500" in page
+
+
+def test_networks_are_shown_side_by_side(service: Service) -> None:
+    search_id = service.submit()
+    play(service, search_id)
+    page = service.http.get(f"/view/compare?trials={search_id}-1&trials={search_id}:3").text
+    assert page.count("structure.svg") == 2
+    assert "rank 4" in page
+    assert "1 tile" in page
+
+
+def test_what_is_wrong_is_a_page_too(service: Service) -> None:
+    for path, status in (("/view/srch_0", 404), ("/view/compare", 422), ("/?cursor=x", 422)):
+        answer = service.http.get(path)
+        assert answer.status_code == status
+        assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_what_users_write_is_text(service: Service) -> None:
+    name = "<script>alert(1)</script>"
+    search_id = service.submit(name=name, tags=[name])
+    for path in ("/", f"/view/{search_id}"):
+        page = service.http.get(path).text
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;" in page
+
+
+def test_pages_hold_nothing_that_their_policy_forbids(service: Service) -> None:
+    search_id = service.submit()
+    play(service, search_id)
+    for path in ("/", f"/view/{search_id}", f"/view/compare?trials={search_id}-1,{search_id}-3"):
+        page = service.http.get(path).text
+        assert not re.search(r"\sstyle=|\son\w+=|<style|<script>|https?://", page)
+        for address in set(re.findall(r'(?:src|href)="([^"]+)"', page)):
+            assert service.http.get(address).status_code == 200, address
