@@ -4,11 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check format up bench-ablation clean
+.PHONY: help install demo up check test golden format clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("matnas needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11")'
@@ -16,11 +16,20 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+install: $(STAMP)  ## Make .venv with everything in it; the other targets do so by themselves
+
 demo: $(STAMP)  ## Run a real search on real data, and show what it found
 	$(BIN)/python -m examples.demo
 
 up: $(STAMP)  ## Start the service and its worker, and keep them running
 	$(BIN)/matnas up
+
+check: $(STAMP)  ## Format, lint, types, import contracts, the shape of the code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/architecture
 
 test: $(STAMP)  ## Run every test, with coverage
 	$(BIN)/python -m coverage erase
@@ -28,16 +37,12 @@ test: $(STAMP)  ## Run every test, with coverage
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-check: $(STAMP)  ## Lint, types, import contracts
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/architecture
+golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
+	$(BIN)/python -m tests.golden.test_losses
 
-format: $(STAMP)  ## Format and mend what ruff can
+format: $(STAMP)  ## Format, and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the environment and every cache; searches under MATNAS_HOME stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage*
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*

@@ -113,23 +113,31 @@ def _check_rectangle(rectangle: Rectangle, *, rows: int, columns: int) -> None:
 
 # --- networks -----------------------------------------------------------------------------------
 
+# Far above what can be trained, and low enough that the arithmetic over an absurd spec is quick: it
+# is refused by the request, not by a worker that runs out of memory.
+Width = Annotated[int, Field(gt=0, le=65_536)]
+Depth = Annotated[int, Field(gt=0, le=1024)]
+Heads = Annotated[int, Field(gt=0, le=1024)]
+Patch = Annotated[int, Field(gt=0, le=1024)]
+Expansion = Annotated[int, Field(gt=0, le=64)]
+
 
 class Mlp(Spec):
     """A multilayer perceptron with ReLU between its layers."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 512)
+    hidden: Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)] = (512, 512)
 
 
 class Vit(Spec):
     """A pre-norm vision transformer, mean-pooled, with learned positions."""
 
     kind: Literal["vit"] = "vit"
-    patch: PositiveInt = 7
-    width: PositiveInt = 128
-    depth: PositiveInt = 4
-    heads: PositiveInt = 4
-    expansion: PositiveInt = 4
+    patch: Patch = 7
+    width: Width = 128
+    depth: Depth = 4
+    heads: Heads = 4
+    expansion: Expansion = 4
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Vit":

@@ -122,7 +122,8 @@ def _ends(
 
     weakest = saliency.argmin(-1)
     full = count == length
-    begin = torch.where(full, (weakest + 1) * cell % length, start)
+    after_weakest = torch.where((weakest + 1) * cell >= length, 0, (weakest + 1) * cell)
+    begin = torch.where(full, after_weakest, start)
     size = torch.where(full & ((weakest + 1) * cell > length), length - weakest * cell, size)
 
     def lost(first: Tensor) -> Tensor:

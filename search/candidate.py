@@ -1,31 +1,20 @@
 """A learned network: relaxed, learned while its cost falls, made hard, and fine-tuned."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
 
-from models.checkpoint import load_network, load_spec, load_tensors, save_network, save_tensors
-from models.cost import layer_weight
 from search.baselines import Built, exchanged, uniform_ranks
-from search.discretize import fill, harden
+from search.discretize import bake, harden
+from search.filling import fill_merged
 from search.gradient import Constraint, Learner
 from search.profile import Profile
 from search.progress import Progress
 from search.relaxation import Relaxation, RelaxedLinear
 from search.spec import LearnerSettings, ResolvedSearch
-from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A hard network, the least step left out of its budget, its loss before and after rounding."""
-
-    built: Built
-    smallest_step: int
-    soft_loss: float
-    hard_loss: float
+from search.training import Phase, Problem, fit, learning_rate_share, weight_groups
 
 
 def start_ranks(
@@ -76,57 +65,45 @@ def learn(
     epochs: int,
     folder: Path,
     progress: Progress,
-) -> Learned:
-    """Learn the structure over the first share of the epochs and make it hard.
+    after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> Built:
+    """Learn structure and weights together, then the weights alone, and return the hard network.
 
-    A hard network that lies in `folder` already is taken from there.
+    The rectangles are exact from the end of the learning on: what follows fine-tunes the hard
+    structure, with the optimiser's moments kept, and hardening changes no number.
     """
-    hard = folder / "hard"
-    if (hard / "learned.safetensors").exists():
-        _, notes = load_tensors(hard / "learned.safetensors")
-        return Learned((load_spec(hard), load_network(hard)), **notes)
     network, relaxation = relax(reference, measured, resolved, settings)
-    layers = tuple(relaxation.layers.values())
-    weights = tuple(layer_weight(layer.layer, resolved.quantity) for layer in layers)
-    last = learning_epochs(settings, epochs)
     total = epochs * problem.steps_per_epoch
     learner = Learner(
         relaxation,
-        Constraint(resolved.budget, weights),
+        Constraint.of(resolved),
         measured,
         settings,
-        steps=last * problem.steps_per_epoch,
+        steps=learning_steps(settings, total),
         total_steps=total,
     )
-    rate = settings.structural_rate * problem.recipe.learning_rate
+    rate = settings.structural_rate * problem.rate
     supports = relaxation.structural_group(settings.structural_rate)
-    structural = set(supports["params"])
-    groups = [
-        {**group, "params": [p for p in group["params"] if p not in structural]}
-        for group in weight_groups(network)
-    ]
     fit(
         network,
         problem,
-        Phase("learning", 0, last, epochs),
-        [*groups, supports],
+        Phase("learning", 0, epochs, epochs),
+        [*weight_groups(network, without=supports["params"]), supports],
         checkpoint=folder / "checkpoint.safetensors",
         progress=progress,
+        before_step=learner.before_step,
         after_backward=learner.after_backward,
         after_step=lambda step: learner.after_step(step, rate * learning_rate_share(step, total)),
+        after_epoch=after_epoch,
     )
-    soft, _ = evaluate(network, problem.data, problem.data.validation)
-    learner.measure()
-    step = fill(layers, weights, resolved.budget, pieces=settings.pieces)
-    hardened = {name: harden(layer) for name, layer in relaxation.layers.items()}
-    built = exchanged(network, resolved, hardened)
-    loss, _ = evaluate(built[1], problem.data, problem.data.validation)
-    notes = {"smallest_step": step, "soft_loss": soft, "hard_loss": loss}
-    save_network(hard, *built)
-    save_tensors(hard / "learned.safetensors", {}, notes)
-    return Learned(built, step, soft, loss)
+    layers, constraint = tuple(relaxation.layers.values()), Constraint.of(resolved)
+    for layer in layers:
+        bake(layer)
+    fill_merged(layers, constraint.weights, constraint.budget)
+    hard = {name: harden(layer) for name, layer in relaxation.layers.items()}
+    return exchanged(network, resolved, hard)
 
 
-def learning_epochs(settings: LearnerSettings, epochs: int) -> int:
-    """Return how many epochs learn the structure; the last one always fine-tunes."""
-    return max(1, min(epochs - 1, round(settings.learning * epochs)))
+def learning_steps(settings: LearnerSettings, total: int) -> int:
+    """Return how many steps may change the structure; at least one, and one must fine-tune."""
+    return max(1, min(total - 1, round(settings.learning * total)))

@@ -12,13 +12,16 @@ from typing import final
 import torch
 from torch import Tensor
 
+from models.cost import layer_weight
 from search.budget import group_cost, relaxed_cost, shrink_to
+from search.filling import fill_groups
 from search.profile import Profile
 from search.relaxation import Relaxation, RelaxedLinear
 from search.saliency import measure_curvature, observe_gradient
-from search.spec import LearnerSettings
+from search.spec import LearnerSettings, ResolvedSearch
 
 INTERVAL = 8  # steps between two points of the schedule
+SMALLEST = 1e-20  # saliency of what has none, so that ratios of costs to it stay finite
 MEMORY = 0.95  # of the running mean of saliencies
 
 
@@ -28,6 +31,12 @@ class Constraint:
 
     budget: int
     weights: tuple[int, ...]
+
+    @staticmethod
+    def of(resolved: ResolvedSearch) -> "Constraint":
+        """Take it from a search's eligible layers."""
+        weights = tuple(layer_weight(layer, resolved.quantity) for layer in resolved.layers)
+        return Constraint(resolved.budget, weights)
 
 
 @final
@@ -52,10 +61,10 @@ class Learner:
         self.steps = steps
         self.scheduled = max(1, min(steps - 1, round(settings.schedule * total_steps)))
         self.start_cost = relaxed_cost(self.layers, constraint.weights)
-        self.set_sigma(0)
+        self._measure()
 
-    def set_sigma(self, step: int) -> None:
-        """Sharpen the masks linearly; over the last tenth of the phase they are exact."""
+    def before_step(self, step: int) -> None:
+        """Sharpen the masks linearly; from the last tenth of the learning on they are exact."""
         settings = self.settings
         share = step / max(1, 0.9 * self.steps)
         if not settings.gaudi or share >= 1:
@@ -71,34 +80,46 @@ class Learner:
             max(0, self.start_cost - self.constraint.budget) * left**3
         )
 
-    def after_backward(self, _step: int) -> None:
+    def after_backward(self, step: int) -> None:
         """Take note of what the loss would miss."""
-        if self.settings.metric == "gradient":
+        if self.settings.metric == "gradient" and step < self.steps:
             for layer in self.layers:
                 observe_gradient(layer, keep=MEMORY)
 
     @torch.no_grad()
     def after_step(self, step: int, structural_rate: float) -> None:
-        """Keep supports admissible, shrink them, and hold the cost at the schedule's points."""
+        """Keep supports admissible, shrink them, and hold the cost at the schedule's points.
+
+        With the last step of the learning the budget is used up to its last step.
+        """
+        if step >= self.steps:
+            return
         for layer in self.layers:
             for support in (layer.row_support, layer.column_support):
                 support[:, 0].clamp_(0, 1)
                 support[:, 1].remainder_(1)
         if self.settings.gaudi and self.settings.shrink:
             self._proximal_step(self.settings.shrink * structural_rate)
-        if step % INTERVAL == INTERVAL - 1 or step == self.steps - 1:
-            self._hold(self.target(step))
-        self.set_sigma(step + 1)
+        is_last = step == self.steps - 1
+        if is_last or step % INTERVAL == INTERVAL - 1:
+            self._hold(self.constraint.budget if is_last else self.target(step))
+        if is_last:
+            fill_groups(
+                self.layers,
+                self.constraint.weights,
+                self.constraint.budget,
+                pieces=self.settings.pieces,
+            )
 
     def _hold(self, target: int) -> None:
         weights = self.constraint.weights
-        self.measure()
+        self._measure()
         if self.settings.metric == "uniform":
             shrink_uniformly(self.layers, weights, target)
         else:
             shrink_to(self.layers, weights, target, pieces=self.settings.pieces)
 
-    def measure(self) -> None:
+    def _measure(self) -> None:
         """Bring the saliencies up to date with the present factors."""
         if self.settings.metric == "curvature":
             for layer, p in zip(self.layers, self.measured.layers, strict=True):
@@ -109,7 +130,7 @@ class Learner:
         if relaxed_cost(self.layers, self.constraint.weights) <= self.constraint.budget:
             return
         ratios = [self._cost_over_saliency(i) for i in range(len(self.layers))]
-        typical = torch.cat(ratios).median().clamp(min=torch.finfo(torch.float32).tiny)
+        typical = torch.cat(ratios).median()
         for layer, ratio in zip(self.layers, ratios, strict=True):
             threshold = strength * (ratio / typical).clamp(max=10)
             for support in (layer.row_support, layer.column_support):
@@ -120,7 +141,7 @@ class Learner:
         if self.settings.metric == "uniform":
             return torch.ones(layer.groups)
         cost = group_cost(*layer.rectangles(), layer.group) * weight
-        return cost / layer.whole_saliency.clamp(min=torch.finfo(torch.float32).tiny)
+        return cost / (layer.whole_saliency + SMALLEST)
 
 
 @torch.no_grad()

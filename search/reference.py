@@ -90,7 +90,7 @@ def _trained(
     epochs = spec.compute.reference_epochs
     fit(
         network,
-        Problem(data, None, spec.training, spec.seed),
+        Problem(data, None, spec.training, spec.training.learning_rate, spec.seed),
         Phase("training", 0, epochs, epochs),
         weight_groups(network),
         checkpoint=folder / "checkpoint.safetensors",

@@ -4,7 +4,7 @@ Notation: a layer has `groups` rectangles of `group` rank-1 terms each. A suppor
 (width, location) of one side of a rectangle, in fractions of that side's length, cyclic.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, final
 
 import torch
@@ -117,11 +117,6 @@ class Relaxation:
         """Group the supports for the optimiser, as published: no momentum, no decay."""
         supports = [p for m in self.layers.values() for p in (m.row_support, m.column_support)]
         return {"params": supports, "factor": factor, "betas": (0.0, 0.999), "weight_decay": 0.0}
-
-    def weights(self) -> Iterable[nn.Parameter]:
-        """Yield the parameters that are not supports."""
-        for layer in self.layers.values():
-            yield from (layer.row_factors, layer.column_factors)
 
 
 def cell_size(length: int) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from models.checkpoint import save_network
 from models.spec import MatrixTask, NetworkSpec
 from search.baselines import build_baseline
-from search.candidate import learn, learning_epochs
+from search.candidate import learn, learning_steps
 from search.data import Data, load_data
 from search.evaluation import network_cost
 from search.measurement import measure
@@ -104,7 +104,7 @@ def _ended(
                 threads=threads,
                 progress=run.progress,
             )
-            return _complete(run, run.resolved.network, network, {})
+            return _complete(run, run.resolved.network, network)
         case "baseline":
             return _baseline(run)
         case "candidate":
@@ -134,16 +134,39 @@ def _baseline(run: _Run) -> TrialOutcome:
         run.resolved,
         generator=torch.Generator().manual_seed(run.seed),
     )
-    problem = Problem(run.data, reference.answers, run.spec.training, run.seed)
-    return _tune(run, problem, exported, network, first_epoch=0, extra={})
+    epochs, recipe = run.spec.compute.epochs, run.spec.training
+    from_scratch = run.planned.family == "dense_shrunk"
+    rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
+    fit(
+        network,
+        Problem(run.data, reference.answers, recipe, rate, run.seed),
+        Phase("tuning", 0, epochs, epochs),
+        weight_groups(network),
+        checkpoint=run.folder / "checkpoint.safetensors",
+        progress=run.progress,
+    )
+    return _complete(run, exported, network)
 
 
 def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
     if settings is None:
         return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
     reference = load_reference(_reference_folder(run.history), run.resolved)
-    problem = Problem(run.data, reference.answers, run.spec.training, run.seed)
-    learned = learn(
+    recipe = run.spec.training
+    problem = Problem(run.data, reference.answers, recipe, recipe.tuning_rate, run.seed)
+    total = run.spec.compute.epochs * problem.steps_per_epoch
+    curve: list[tuple[int, float]] = []
+
+    def compare(step: int, loss: float) -> None:
+        curve.append((step, loss))
+        holds_the_budget = learning_steps(settings, total) <= step < total
+        if holds_the_budget and should_prune(run.spec, run.planned, run.history, curve):
+            raise _PrunedError(
+                f"its validation loss of {loss:.4f} after step {step} is above the median "
+                "of the candidates before it"
+            )
+
+    exported, network = learn(
         reference.network,
         reference.profile,
         run.resolved,
@@ -152,53 +175,16 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
         epochs=run.spec.compute.epochs,
         folder=run.folder,
         progress=run.progress,
-    )
-    extra = {"soft_loss": learned.soft_loss, "hard_loss": learned.hard_loss}
-    first = learning_epochs(settings, run.spec.compute.epochs)
-    return _tune(run, problem, *learned.built, first_epoch=first, extra=extra)
-
-
-def _tune(
-    run: _Run,
-    problem: Problem,
-    exported: NetworkSpec,
-    network: nn.Module,
-    *,
-    first_epoch: int,
-    extra: dict[str, float],
-) -> TrialOutcome:
-    """Fine-tune a hard network, distilled from the reference; a candidate may be pruned."""
-    curve: list[tuple[int, float]] = []
-
-    def compare(step: int, loss: float) -> None:
-        curve.append((step, loss))
-        unfinished = run.planned.kind == "candidate" and step < last * problem.steps_per_epoch
-        if unfinished and should_prune(run.spec, run.planned, run.history, curve):
-            raise _PrunedError(
-                f"its validation loss of {loss:.4f} after step {step} is above the median "
-                "of the candidates before it"
-            )
-
-    last = run.spec.compute.epochs
-    fit(
-        network,
-        problem,
-        Phase("tuning", first_epoch, last, last),
-        weight_groups(network),
-        checkpoint=run.folder / "checkpoint.safetensors",
-        progress=run.progress,
         after_epoch=compare,
     )
-    return _complete(run, exported, network, extra)
+    return _complete(run, exported, network)
 
 
-def _complete(
-    run: _Run, exported: NetworkSpec, network: nn.Module, extra: dict[str, float]
-) -> TrialOutcome:
+def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:
     save_network(run.folder / "export", exported, network)
     loss, accuracy = evaluate(network, run.data, run.data.validation)
     cost = network_cost(exported, run.resolved)
-    metrics = extra | {
+    metrics: dict[str, float] = {
         "validation_loss": loss,
         "cost": cost.cost,
         "macs": cost.macs,

@@ -33,10 +33,10 @@ def measure_curvature(layer: RelaxedLinear, p: LayerProfile) -> None:
     """Set each cell's and each whole group's saliency from G, C and the present factors."""
     rows, columns = layer.rectangles()
     shape = {"groups": layer.groups, "terms": layer.group}
-    u = rearrange(layer.row_factors, "rows (groups terms) -> groups terms rows", **shape)
-    v = rearrange(layer.column_factors, "(groups terms) columns -> groups terms columns", **shape)
-    u = u * inside(rows, layer.layer.rows)[:, None]
-    v = v * inside(columns, layer.layer.columns)[:, None]
+    all_u = rearrange(layer.row_factors, "rows (groups terms) -> groups terms rows", **shape)
+    all_v = rearrange(layer.column_factors, "(groups terms) rest -> groups terms rest", **shape)
+    u = all_u * inside(rows, layer.layer.rows)[:, None]
+    v = all_v * inside(columns, layer.layer.columns)[:, None]
     row_parts = _cell_products(u, p.curvature, layer.row_cell)
     column_parts = _cell_products(v, p.second_moment, layer.column_cell)
     row_whole, column_whole = _products(u, p.curvature), _products(v, p.second_moment)

@@ -54,7 +54,7 @@ def should_prune(
     trial = study.ask(_distributions(spec.space))
     for step, value in curve:
         trial.report(value, step)
-    return trial.should_prune()
+    return bool(trial.should_prune())  # numpy's own truth has another type
 
 
 def known_candidates(
@@ -139,6 +139,7 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def _ranges(space: Space) -> dict[str, Range]:
     return {
+        "start_excess": space.start_excess,
         "sigma_start": space.sigma_start,
         "sigma_end": space.sigma_end,
         "shrink": space.shrink,

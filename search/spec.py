@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -38,6 +37,10 @@ MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pattern = Annotated[str, Field(min_length=1)]
+Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
+Tag = Annotated[str, Field(min_length=1, max_length=60)]
+# Every trial is a row from the first moment on, and every epoch a point of its curves.
+Epochs = Annotated[int, Field(gt=0, le=100_000)]
 
 
 class SpecError(ValueError):
@@ -70,18 +73,22 @@ class Budget(Spec):
 class Compute(Spec):
     """Bounds of the whole search. Epochs are of training data, for each trial."""
 
-    trials: NonNegativeInt = 8
-    epochs: PositiveInt = 8
-    reference_epochs: PositiveInt = 20
+    trials: Annotated[int, Field(ge=0, le=10_000)] = 8
+    epochs: Epochs = 8
+    reference_epochs: Epochs = 20
     seconds: PositiveFloat | None = None
-    parallel: PositiveInt = 1
+    parallel: Annotated[int, Field(gt=0, le=1024)] = 1
 
 
 class Training(Spec):
-    """How weights are trained, everywhere in the search: AdamW under a cosine schedule."""
+    """How weights are trained, everywhere in the search: AdamW under a cosine schedule.
 
-    batch: PositiveInt = 64
+    `learning_rate` is for networks from scratch, `tuning_rate` for those made from the reference.
+    """
+
+    batch: Annotated[int, Field(gt=0, le=65_536)] = 64
     learning_rate: PositiveFloat = 2e-3
+    tuning_rate: PositiveFloat = 5e-4
     weight_decay: NonNegativeFloat = 0.01
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.7
 
@@ -89,8 +96,8 @@ class Training(Spec):
 class Layers(Spec):
     """Which layers are searched, by shell-style patterns; nothing included means the default."""
 
-    include: tuple[Pattern, ...] = ()
-    exclude: tuple[Pattern, ...] = ()
+    include: Patterns = ()
+    exclude: Patterns = ()
 
 
 class Range(Spec):
@@ -117,14 +124,14 @@ class LearnerSettings(Spec):
     """
 
     start: StartName = "answer"
-    start_excess: Annotated[float, Field(ge=1)] = 1.3
+    start_excess: Annotated[float, Field(ge=1)] = 1.2
     group: PositiveInt = 1
     sigma_start: PositiveFloat = 0.1
     sigma_end: PositiveFloat = 1.0
-    shrink: NonNegativeFloat = 0.1
-    structural_rate: NonNegativeFloat = 10.0
-    schedule: Fraction = 0.4
-    learning: Fraction = 0.6
+    shrink: NonNegativeFloat = 0.05
+    structural_rate: NonNegativeFloat = 1.0
+    schedule: Fraction = 0.25
+    learning: Fraction = 0.5
     pieces: Literal["ranks", "rectangles"] = "rectangles"
     metric: MetricName = "curvature"
     gaudi: bool = True
@@ -144,10 +151,11 @@ class Space(Spec):
     )
     starts: Annotated[tuple[StartName, ...], Field(min_length=1)] = ("answer", "output")
     groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
+    start_excess: Range = Range(low=1.0, high=1.5)
     sigma_start: Range = Range(low=0.02, high=0.3)
     sigma_end: Range = Range(low=0.5, high=2.0)
     shrink: Range = Range(low=0.01, high=0.5)
-    structural_rate: Range = Range(low=1.0, high=60.0)
+    structural_rate: Range = Range(low=0.1, high=10.0)
     learner: LearnerSettings = LearnerSettings()
 
 
@@ -162,7 +170,7 @@ class SearchSpec(Spec):
     """One search. The same spec and seed give the same structures on the same machine."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
-    tags: tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] = ()
+    tags: Annotated[tuple[Tag, ...], Field(max_length=50)] = ()
     model: Model
     dataset: Dataset | None = None
     budget: Budget
@@ -171,8 +179,8 @@ class SearchSpec(Spec):
     space: Space = Space()
     sampler: Sampler = Sampler()
     layers: Layers = Layers()
-    repeats: PositiveInt = 1
-    seed: NonNegativeInt = 0
+    repeats: Annotated[int, Field(gt=0, le=100)] = 1
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
     @model_validator(mode="after")
     def _data_fit_the_model(self) -> Self:

@@ -1,7 +1,7 @@
 """Training any network on any task: one loop, resumable at every epoch, stoppable at every step."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -34,11 +34,12 @@ class NotFiniteError(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Data, the teacher's answers on the training part, and how to train on them."""
+    """Data, the teacher's answers on the training part, and how to train: `rate` is the peak."""
 
     data: Data
     teacher: Float[Tensor, "samples outputs"] | None
     recipe: Training
+    rate: float
     seed: int
 
     @property
@@ -128,19 +129,21 @@ def fit(
     *,
     checkpoint: Path,
     progress: Progress,
+    before_step: Callable[[int], None] = lambda _: None,
     after_backward: Callable[[int], None] = lambda _: None,
     after_step: Callable[[int], None] = lambda _: None,
     after_epoch: Callable[[int, float], None] = lambda _epoch, _loss: None,
 ) -> None:
     """Train through the phase's epochs, from `checkpoint` where it holds this phase.
 
-    A group's `factor` multiplies the learning rate. `after_backward` sees the gradients,
-    `after_step` the new weights, `after_epoch` the steps done and the validation loss.
+    A group's `factor` multiplies the learning rate. `before_step` may set what depends on the
+    step alone, `after_backward` sees the gradients, `after_step` the new weights, and
+    `after_epoch` the steps done and the validation loss.
     Raises StoppedError and NotFiniteError.
     """
     optimiser = torch.optim.AdamW(
         groups,
-        lr=problem.recipe.learning_rate,
+        lr=problem.rate,
         weight_decay=problem.recipe.weight_decay,
         fused=True,
     )
@@ -154,7 +157,8 @@ def fit(
                 raise StoppedError
             share = learning_rate_share(step, phase.total_epochs * per_epoch)
             for group in optimiser.param_groups:
-                group["lr"] = problem.recipe.learning_rate * share * group["factor"]
+                group["lr"] = problem.rate * share * group["factor"]
+            before_step(step)
             loss = problem.loss(network, indices)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -181,13 +185,15 @@ def learning_rate_share(step: int, total: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def weight_groups(network: nn.Module, *, factor: float = 1.0) -> list[dict[str, Any]]:
+def weight_groups(
+    network: nn.Module, *, without: Collection[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Group the parameters: matrices decay, vectors do not."""
-    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    left_out = set(map(id, without))
+    weights = [p for p in network.parameters() if id(p) not in left_out]
     return [
-        {"params": matrices, "factor": factor},
-        {"params": vectors, "factor": factor, "weight_decay": 0.0},
+        {"params": [p for p in weights if p.ndim > 1], "factor": 1.0},
+        {"params": [p for p in weights if p.ndim <= 1], "factor": 1.0, "weight_decay": 0.0},
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, final
 from uuid import uuid4
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from service.errors import ArtifactNotFound, ArtifactRefused, TooLarge
 from service.jobs.views import ArtifactView
@@ -85,12 +86,11 @@ class FolderStore:
 
     def upload(self, artifact_id: str) -> Path:
         """The file of an upload."""
-        return _existing(self.uploads / artifact_id, artifact_id)
+        return _existing(self.uploads, artifact_id)
 
     def exported(self, search_id: str, number: int, attempt: int, name: str) -> Path:
         """One file of what an attempt exported."""
-        folder = self.attempt(search_id, number, attempt) / "export"
-        return _existing(folder / name, f"{search_id}-{number}/{name}")
+        return _existing(self.attempt(search_id, number, attempt) / "export", name)
 
     def exports(self, search_id: str, number: int, attempt: int) -> tuple[Path, ...]:
         """Every file that an attempt exported."""
@@ -98,11 +98,11 @@ class FolderStore:
         return tuple(sorted(path for path in folder.glob("*") if path.is_file()))
 
 
-def _existing(path: Path, name: str) -> Path:
+def _existing(folder: Path, name: str) -> Path:
     # A name is one component: nothing a client sends leads to another folder.
-    if path.name not in (name, name.rpartition("/")[2]) or not path.is_file():
+    if Path(name).name != name or not (folder / name).is_file():
         raise ArtifactNotFound(name)
-    return path
+    return folder / name
 
 
 def _receive(chunks: Iterable[bytes], file: BinaryIO, max_bytes: int) -> tuple[str, int]:
@@ -137,14 +137,19 @@ def _checked(path: Path, size: int) -> _Tensor:
         tensor = _described(_header(file.read(length)))
     _check_shape(tensor)
     _check_extent(tensor, size - 8 - length)
-    _check_finite(path, tensor, offset=8 + length + tensor.start)
+    try:
+        with safe_open(path, framework="numpy"):
+            pass  # the library that trials read with is content, too
+    except SafetensorError as error:
+        raise ArtifactRefused("the file's header is damaged", field="file") from error
+    _check_finite(path, tensor, offset=8 + length)
     return tensor
 
 
 def _header(text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactRefused("this is not a safetensors file", field="file") from error
     if not isinstance(header, dict):
         raise ArtifactRefused("this is not a safetensors file", field="file")

@@ -8,7 +8,7 @@ from typing import Any, cast, final
 from sqlalchemy import CursorResult, insert, select, update
 from sqlalchemy.orm import Session
 
-from search.plan import TrialState
+from search.plan import ENDED, TrialState
 from service.db.tables import EventRow, SearchRow, TrialRow
 from service.errors import SearchNotFound
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
@@ -169,11 +169,11 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
     if search.state != "RUNNING":
         return
     reference, measurement = trials[0], trials[-1]
-    if reference.state == "FAILED":
+    if _failed(reference):
         sentence = "the reference, which everything is compared with, failed"
         cancel_waiting(session, trials, cause.because("prerequisite_failed", sentence))
         move_search(session, search, "FAILED", _reason_of(reference, cause))
-    elif measurement.state == "FAILED":
+    elif _failed(measurement):
         move_search(session, search, "FAILED", _reason_of(measurement, cause))
     elif measurement.state == "COMPLETE":
         exhausted = any(trial.reason == "compute_exhausted" for trial in trials)
@@ -186,6 +186,10 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
 def rows_changed(result: Any) -> int:
     """How many rows a statement touched."""
     return cast("CursorResult[Any]", result).rowcount
+
+
+def _failed(trial: TrialRow) -> bool:
+    return trial.state in ENDED and trial.state != "COMPLETE"
 
 
 def _reason_of(trial: TrialRow, cause: Cause) -> Cause:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect
 
+from service.db import migrations
 from service.db.migrations import at_head, upgrade
 from service.db.session import Database
 from service.db.tables import Base
@@ -40,3 +42,15 @@ def test_from_an_empty_database_to_the_tables(empty_url: str) -> None:
 def test_may_be_repeated(empty_url: str) -> None:
     upgrade(empty_url)
     upgrade(empty_url)
+
+
+def test_lead_back_to_nothing(empty_url: str) -> None:
+    upgrade(empty_url)
+    database = Database(empty_url)
+    with database.engine.begin() as connection:
+        config = migrations._config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    database.dispose()

@@ -1,5 +1,7 @@
 """Specs of structures, layers and networks: what is refused, and with which words."""
 
+from collections.abc import Callable
+
 import pytest
 from pydantic import ValidationError
 
@@ -96,3 +98,23 @@ def test_default_patterns_name_parts_of_the_network(model: Mlp | Vit | Matrix) -
     task = MatrixTask(rows=2, columns=2) if isinstance(model, Matrix) else IMAGES
     names = [layer.name for layer in dense_network(model, task).layers]
     assert any(name.startswith(pattern.removesuffix("*")) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("model", "largest"),
+    [
+        (lambda value: Mlp(hidden=(16, value)), 65_536),
+        (lambda value: Mlp(hidden=(16,) * value), 64),
+        (lambda value: Vit(width=value), 65_536),
+        (lambda value: Vit(depth=value), 1024),
+        (lambda value: Vit(patch=value), 1024),
+        (lambda value: Vit(width=8 * value, heads=value), 1024),
+        (lambda value: Vit(expansion=value), 64),
+    ],
+)
+def test_a_network_has_a_ceiling_and_its_refusal_names_it(
+    model: Callable[[int], Mlp | Vit], largest: int
+) -> None:
+    model(largest)
+    with pytest.raises(ValidationError, match=rf"at most {largest} items|equal to {largest}\b"):
+        model(largest + 1)

@@ -204,3 +204,25 @@ def test_a_patch_that_does_not_divide_the_image_is_the_models_fault() -> None:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValidationError, match="heads is 3, but it must divide the width 16"):
         Vit(patch=4, width=16, heads=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"compute": {"trials": 10_001}}, "less than or equal to 10000"),
+        ({"compute": {"epochs": 100_001}}, "less than or equal to 100000"),
+        ({"compute": {"reference_epochs": 100_001}}, "less than or equal to 100000"),
+        ({"compute": {"parallel": 1025}}, "less than or equal to 1024"),
+        ({"training": {"batch": 65_537}}, "less than or equal to 65536"),
+        ({"repeats": 101}, "less than or equal to 100"),
+        ({"seed": 2**31}, "less than or equal to 2147483647"),
+        ({"tags": ["tag"] * 51}, "at most 50 items"),
+        ({"layers": {"include": ["*"] * 101}}, "at most 100 items"),
+        ({"layers": {"exclude": ["*"] * 101}}, "at most 100 items"),
+    ],
+)
+def test_what_is_absurd_is_refused_with_the_most_there_may_be(
+    changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        tiny(**changes)

@@ -93,8 +93,8 @@ def test_stopped_in_the_middle_of_an_epoch_then_resumed_equals_uninterrupted(
 ) -> None:
     whole = train(network(trained), problem, tmp_path / "whole")
     steps = problem.steps_per_epoch * 2 + 2
+    stop = Listener(stop_after=steps)
     with pytest.raises(StoppedError):
-        stop = Listener(stop_after=steps)
         train(network(trained), problem, tmp_path / "parts", progress=stop)
     assert same(train(network(trained), problem, tmp_path / "parts"), whole)
 

@@ -174,8 +174,6 @@ def downgrade() -> None:
     op.drop_table("trials")
     op.drop_table("search_tags")
     op.drop_table("events")
-    op.drop_index(op.f("ix_searches_state"), "searches")
-    op.drop_index(op.f("ix_searches_created_at_id"), "searches")
     op.drop_table("searches")
     op.drop_table("idempotency")
     op.drop_table("workers")

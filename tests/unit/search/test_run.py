@@ -1,0 +1,169 @@
+"""A whole search in one process: what its report promises, its files keep."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.checkpoint import load_network, load_spec
+from models.cost import network_macs, network_parameters
+from models.spec import NetworkSpec, Structure
+from search.data import load_data
+from search.evaluation import network_cost
+from search.plan import planned_trials
+from search.report import Report, ReportRow
+from search.run import SearchResult, run_search
+from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
+from search.training import StoppedError, evaluate
+from tests.unit.search.builders import Listener, matrix_spec, mixed_matrix, tiny, upload
+
+SPECS = {"digits": tiny(repeats=2), "matrix": matrix_spec()}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searches")
+    upload(folder / "uploads", mixed_matrix())
+    return folder
+
+
+@pytest.fixture(scope="module", params=list(SPECS))
+def search(request: pytest.FixtureRequest, home: Path) -> tuple[SearchSpec, SearchResult]:
+    spec = SPECS[request.param]
+    return spec, run(spec, home, request.param)
+
+
+def run(spec: SearchSpec, home: Path, name: str) -> SearchResult:
+    return run_search(spec, folder=home / name, uploads=home / "uploads", threads=1)
+
+
+def resolved(spec: SearchSpec, home: Path) -> ResolvedSearch:
+    task = load_data(spec, home / "uploads").task
+    return resolve(spec, matrix=task if task.kind == "matrix" else None)
+
+
+def rows(report: Report) -> list[ReportRow]:
+    return [report.reference, *report.baselines, *report.candidates]
+
+
+Found = tuple[SearchSpec, SearchResult]
+
+
+def test_the_report_has_a_row_for_every_trial_but_repeats(search: Found) -> None:
+    spec, found = search
+    expected = [t.number for t in planned_trials(spec) if not t.repeat][:-1]
+    assert [row.number for row in rows(found.report)] == expected
+    assert all(outcome.state == "COMPLETE" for outcome in found.outcomes.values())
+    assert Report.model_validate_json(found.report.model_dump_json()) == found.report
+
+
+def test_every_network_found_is_within_the_budget(search: Found, home: Path) -> None:
+    spec, found = search
+    report = found.report
+    assert report.budget == resolved(spec, home).budget
+    assert all(row.cost <= report.budget for row in rows(report) if row.kind != "reference")
+    assert report.reference.cost == report.dense_cost
+    assert report.winner.cost <= report.budget
+
+
+def test_candidates_use_the_budget_to_its_last_step(search: Found) -> None:
+    report = search[1].report
+    for row in report.candidates:
+        assert row.smallest_step is None or report.budget - row.cost < row.smallest_step
+
+
+def test_the_reports_numbers_are_those_of_the_exported_files(search: Found, home: Path) -> None:
+    spec, found = search
+    data = load_data(spec, home / "uploads")
+    for row in rows(found.report):
+        folder = found.folders[row.number] / "export"
+        network, exported = load_network(folder), load_spec(folder)
+        assert exported == row.network
+        assert evaluate(network, data, data.validation) == pytest.approx(
+            (row.validation_loss, row.validation_accuracy)
+        )
+        if row.test_loss is not None:
+            assert evaluate(network, data, data.test)[0] == pytest.approx(row.test_loss)
+        cost = network_cost(exported, resolved(spec, home))
+        assert (cost.cost, cost.macs, cost.parameters) == (row.cost, row.macs, row.parameters)
+        assert row.network_macs == network_macs(exported)
+        assert row.network_parameters == network_parameters(exported)
+        assert row.network_parameters == sum(p.numel() for p in network.parameters())
+
+
+def test_the_test_part_is_read_for_the_best_candidate_alone(search: Found) -> None:
+    report = search[1].report
+    best = min(report.candidates, key=lambda row: row.validation_loss)
+    assert report.best_candidate == best
+    read = [row.number for row in report.candidates if row.test_loss is not None]
+    assert read == [best.number]
+    assert all(row.test_loss is not None for row in (report.reference, *report.baselines))
+
+
+def test_the_winner_has_the_least_validation_loss(search: Found) -> None:
+    report = search[1].report
+    found = [*report.baselines, *report.candidates]
+    assert report.winner == min(found, key=lambda row: row.validation_loss)
+
+
+def test_best_candidate_and_winner_are_exported_for_plain_torch(search: Found, home: Path) -> None:
+    spec, found = search
+    data = load_data(spec, home / "uploads")
+    assert found.report.best_candidate is not None
+    for row in (found.report.best_candidate, found.report.winner):
+        folder = found.folders[row.number] / "export"
+        program = torch.export.load(folder / "network.pt2").module()
+        inputs = data.validation.inputs[:7]
+        with torch.no_grad():
+            torch.testing.assert_close(program(inputs), load_network(folder)(inputs))
+
+
+def test_repeats_give_a_mean_and_a_deviation(search: Found) -> None:
+    spec, found = search
+    best = found.report.best_candidate
+    for row in rows(found.report):
+        repeated = spec.repeats > 1 and (row.kind == "baseline" or row == best)
+        assert row.repeats == (spec.repeats if repeated else 1)
+        assert (row.validation_loss_deviation is not None) == repeated
+        if row.validation_loss_mean is not None and row.validation_loss_deviation is not None:
+            spread = abs(row.validation_loss - row.validation_loss_mean)
+            assert row.validation_loss_deviation == pytest.approx(spread * 2**0.5)
+
+
+def test_candidates_say_what_rounding_cost(search: Found) -> None:
+    spec, found = search
+    for trial in planned_trials(spec):
+        metrics = found.outcomes[trial.number].metrics or {}
+        assert ("soft_loss" in metrics) == (trial.kind == "candidate")
+
+
+def test_the_same_search_twice_finds_the_same(search: Found, home: Path) -> None:
+    spec, found = search
+    again = run(spec, home, f"{spec.model.kind} again")
+    for one, other in zip(rows(found.report), rows(again.report), strict=True):
+        assert structures(one.network) == structures(other.network)
+        assert one.validation_loss == other.validation_loss
+
+
+def structures(network: NetworkSpec) -> dict[str, Structure]:
+    return {layer.name: layer.structure for layer in network.layers}
+
+
+def test_a_search_stops_when_asked_to(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run_search(tiny(), folder=tmp_path, threads=1, progress=Listener(stop_after=20))
+
+
+def test_a_spec_that_can_never_work_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no layer"):
+        run_search(tiny(layers={"include": ["nothing"]}), folder=tmp_path, threads=1)
+
+
+def test_one_step_an_epoch_still_holds_the_budget(tmp_path: Path) -> None:
+    spec = tiny(
+        training={"batch": 5000},
+        space={"baselines": []},
+        compute={"trials": 1, "epochs": 2, "reference_epochs": 1},
+    )
+    report = run_search(spec, folder=tmp_path, threads=1).report
+    assert report.candidates[0].cost <= report.budget

@@ -1,0 +1,43 @@
+"""What an installation may set, and what it gets if it sets nothing."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_nothing_needs_to_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings()
+    assert settings.database == f"sqlite:///{tmp_path.resolve()}/.matnas/matnas.db"
+    assert settings.broker_url == "filesystem://"
+    assert settings.host == "127.0.0.1"
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATNAS_DATABASE_URL", "postgresql://db/matnas")
+    monkeypatch.setenv("MATNAS_LEASE_SECONDS", "90")
+    settings = Settings()
+    assert settings.database == "postgresql://db/matnas"
+    assert settings.lease_seconds == 90
+
+
+def test_trials_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert Settings().trial_threads == 8
+    assert Settings(worker_concurrency=3).trial_threads == 2
+    assert Settings(worker_concurrency=99).trial_threads == 1
+    assert Settings(worker_concurrency=3, threads=5).trial_threads == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "70000"), ("LEASE_SECONDS", "0"), ("MAX_ATTEMPTS", "-1")]
+)
+def test_what_makes_no_sense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"MATNAS_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()

@@ -1,0 +1,96 @@
+"""The process of one trial: what it takes over, and whom it does not outlive."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.db.session import Database
+from tests.integration.story import REFERENCE, Story
+from worker.trial import take_over
+
+# A worker that starts a child, which lives as long as it does, and says its number.
+PARENT = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", f'''
+import time
+from worker.parent import die_with
+die_with({os.getpid()})
+print("ready", flush=True)
+time.sleep(60)
+'''], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_first_attempt_begins_with_an_empty_folder(tmp_path: Path) -> None:
+    take_over(tmp_path / "attempt-1")
+    assert list((tmp_path / "attempt-1").iterdir()) == []
+
+
+def test_an_attempt_goes_on_with_the_files_of_the_newest_before_it(tmp_path: Path) -> None:
+    for attempt in (1, 2):
+        folder = tmp_path / f"attempt-{attempt}/hard"
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.safetensors").write_text(str(attempt))
+    # The third never came so far as to have files.
+    take_over(tmp_path / "attempt-4")
+    assert (tmp_path / "attempt-4/hard/checkpoint.safetensors").read_text() == "2"
+    assert (tmp_path / "attempt-2/hard/checkpoint.safetensors").exists()
+
+
+def test_half_a_copy_is_not_taken_for_an_attempt(tmp_path: Path) -> None:
+    (tmp_path / "attempt-1").mkdir()
+    (tmp_path / "attempt-1/checkpoint.safetensors").write_text("whole")
+    (tmp_path / "attempt-2.arriving").mkdir()
+    (tmp_path / "attempt-2.log").touch()
+    take_over(tmp_path / "attempt-3")
+    assert (tmp_path / "attempt-3/checkpoint.safetensors").read_text() == "whole"
+
+
+def test_a_child_does_not_outlive_its_killed_parent() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    psutil.wait_procs([child], timeout=5)
+    assert not child.is_running()
+
+
+def test_a_child_whose_parent_was_gone_before_it_asked_ends_itself() -> None:
+    orphan = f"from worker.parent import die_with; die_with({os.getpid() + 1})"
+    assert subprocess.run([sys.executable, "-c", orphan], check=False).returncode == -9
+
+
+@pytest.fixture
+def story(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
+    monkeypatch.setenv("MATNAS_DATABASE_URL", sqlite_url)
+    told = Story(Database(sqlite_url))
+    yield told
+    told.database.dispose()
+
+
+def test_a_replaced_attempt_does_nothing(story: Story) -> None:
+    claim = story.begin(REFERENCE)
+    story.release(claim)
+    events = story.events
+    command = [sys.executable, "-m", "worker.trial", claim.trial_id, "1", str(os.getpid())]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "has been replaced" in ended.stderr
+    assert story.events == events
+
+
+def test_a_worker_and_the_start_of_a_trial_import_neither_torch_nor_optuna() -> None:
+    code = (
+        "import sys, worker.app, worker.trial; sys.exit(sum(name in sys.modules for name in "
+        "('torch', 'optuna')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
