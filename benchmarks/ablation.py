@@ -41,6 +41,7 @@ def losses(spec: SearchSpec, name: str, home: Path, *, threads: int) -> tuple[fl
     folder, reference = home / name / str(spec.seed), home / "reference" / str(spec.seed)
     settings = LEARNERS[name]
     known: list[FinishedTrial] = []
+    trials: list[tuple[PlannedTrial, Path, LearnerSettings | None]]
     trials = [(REFERENCE, reference, None)] if not reference.exists() else []
     trials.append((BASELINE if settings is None else CANDIDATE, folder, settings))
     for planned, place, chosen in trials:

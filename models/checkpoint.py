@@ -86,14 +86,15 @@ def load_network(folder: Path) -> nn.Module:
 def export(folder: Path, spec: NetworkSpec, module: nn.Module, example: Tensor) -> None:
     """Save the network, and beside it the program that plain torch runs at any batch size.
 
-    `example` is a batch of at least two inputs: a batch of one would be taken as a constant.
+    `example` is a batch of at least two inputs, for their shape: a batch of one would be taken as a
+    constant. The file keeps zeros in its place, never anyone's data.
     """
     if len(example) < 2:
         raise ValueError(f"example holds {len(example)} inputs, but export needs at least 2")
     save_network(folder, spec, module)
     was_training = module.training
     program = torch.export.export(
-        module.eval(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+        module.eval(), (torch.zeros_like(example),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
     )
     module.train(was_training)
     _replace(folder / PROGRAM, lambda temporary: torch.export.save(program, temporary))

@@ -147,7 +147,8 @@ def _drop_redundant_terms(layer: RelaxedLinear) -> None:
         tile = layer.row_factors[down][:, terms] @ layer.column_factors[terms][:, across]
         one = torch.eye(rank, dtype=tile.dtype)
         row_factor, column_factor = (one, tile) if rows[1] == rank else (tile, one)
-        layer.row_factors[:, kept], layer.column_factors[kept] = 0.0, 0.0
+        # The dropped ones too: a low-rank layer may take a term back, which then adds nothing.
+        layer.row_factors[:, terms], layer.column_factors[terms] = 0.0, 0.0
         layer.row_factors[down[:, None], kept] = row_factor
         layer.column_factors[kept[:, None], across] = column_factor
         new_rows[dropped, 1], new_columns[dropped, 1] = 0, 0

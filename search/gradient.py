@@ -1,8 +1,8 @@
 """The differentiable phase: structure and weights learned together while the cost falls.
 
-From about twice the budget, a cubic schedule brings the exact cost down to the budget; what leaves
-is chosen by saliency, while the Gaussian-Dirichlet gradients move rectangles and let them grow
-back (Lee & Kim, ICLR 2024, arXiv 2310.18882, with another metric for the shrink).
+From somewhat above it, a cubic schedule brings the exact cost down to the budget; what leaves is
+chosen by saliency, while the Gaussian-Dirichlet gradients move rectangles and let them grow back
+(Lee & Kim, ICLR 2024, arXiv 2310.18882, with another metric for the shrink).
 """
 
 from collections.abc import Sequence

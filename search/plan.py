@@ -1,6 +1,6 @@
 """Which trials a search consists of, and when each may start: pure arithmetic over their rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never
 
@@ -60,16 +60,37 @@ def first_candidate(spec: SearchSpec) -> int:
     return next(t.number for t in trials if t.kind in ("candidate", "measurement"))
 
 
-def may_start(trial: PlannedTrial, ended: Sequence[PlannedTrial], spec: SearchSpec) -> bool:
-    """Whether everything that `trial` is made from has ended.
+def startable(
+    plan: Sequence[PlannedTrial], ended: Collection[int], spec: SearchSpec
+) -> tuple[PlannedTrial, ...]:
+    """Return the trials of a plan that have not ended and wait for nothing that has not.
 
     A proposal is made from exactly the candidates `parallel` or more before it, whoever finished
     first, so that one worker or many propose the same.
     """
-    if trial.kind == "reference":
-        return True
-    done = {other.number for other in ended}
-    return all(other.number in done for other in prerequisites(trial, planned_trials(spec), spec))
+    left = [trial for trial in plan if trial.number not in ended]
+    proposed = [t.number for t in left if t.kind == "candidate" and not t.repeat]
+    first_open = min(proposed, default=len(plan))
+
+    def may_start(trial: PlannedTrial) -> bool:
+        match trial.kind:
+            case "reference":
+                return True
+            case "baseline":
+                return plan[0].number in ended
+            case "candidate":
+                return plan[0].number in ended and _last_known(trial, spec) < first_open
+            case "measurement":
+                return left == [trial]
+            case _:
+                assert_never(trial.kind)
+
+    return tuple(trial for trial in left if may_start(trial))
+
+
+def _last_known(candidate: PlannedTrial, spec: SearchSpec) -> int:
+    """Return the number up to which a candidate's proposal knows the candidates."""
+    return candidate.number - (0 if candidate.repeat else spec.compute.parallel)
 
 
 def prerequisites(
@@ -82,7 +103,7 @@ def prerequisites(
         case "baseline":
             return tuple(other for other in trials if other.kind == "reference")
         case "candidate":
-            last = trial.number if trial.repeat else trial.number - spec.compute.parallel
+            last = _last_known(trial, spec)
             return tuple(
                 other
                 for other in trials

@@ -71,7 +71,7 @@ def reference_key(spec: SearchSpec, *, threads: int) -> str:
     """Name a reference by all that its numbers depend on."""
     facts = spec.model_dump(mode="json", include={"model", "dataset", "training", "seed"}) | {
         "epochs": spec.compute.reference_epochs,
-        "variants": VARIANTS,
+        "variants": VARIANTS[spec.dataset] if spec.dataset else 1,
         "threads": threads,
         "torch": torch.__version__,
     }

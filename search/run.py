@@ -158,9 +158,10 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
     curve: list[tuple[int, float]] = []
 
     def compare(step: int, loss: float) -> None:
+        if step < learning_steps(settings, total):
+            return  # the budget does not hold yet
         curve.append((step, loss))
-        holds_the_budget = learning_steps(settings, total) <= step < total
-        if holds_the_budget and should_prune(run.spec, run.planned, run.history, curve):
+        if step < total and should_prune(run.spec, run.planned, run.history, curve):
             raise _PrunedError(
                 f"its validation loss of {loss:.4f} after step {step} is above the median "
                 "of the candidates before it"

@@ -46,11 +46,12 @@ def should_prune(
 ) -> bool:
     """Whether a candidate does worse than the median of those before it did at the same step.
 
-    To be asked only once the budget holds: before, a candidate looks good because it is too large.
+    The curve begins where the budget holds: before, a candidate looks good because it is too large.
     """
     if planned.repeat or not curve:
         return False
-    study = _study(spec, planned, known_candidates(spec, planned, history))
+    known = known_candidates(spec, planned, history)
+    study = _study(spec, planned, known, first_step=curve[0][0])
     trial = study.ask(_distributions(spec.space))
     for step, value in curve:
         trial.report(value, step)
@@ -81,10 +82,12 @@ def _best(known: Sequence[FinishedTrial]) -> LearnerSettings | None:
     return min(losses, key=lambda row: row[:2])[2] if losses else None
 
 
-def _study(spec: SearchSpec, planned: PlannedTrial, known: Sequence[FinishedTrial]) -> optuna.Study:
+def _study(
+    spec: SearchSpec, planned: PlannedTrial, known: Sequence[FinishedTrial], *, first_step: int = 0
+) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        sampler=_sampler(spec.sampler, seed=spec.seed * 10_007 + planned.number),
+        sampler=_sampler(spec.sampler, seed=(spec.seed * 10_007 + planned.number) % 2**32),
         pruner=_pruner(spec.sampler),
     )
     distributions = _distributions(spec.space)
@@ -98,7 +101,7 @@ def _study(spec: SearchSpec, planned: PlannedTrial, known: Sequence[FinishedTria
                 params=trial.settings.model_dump(include=set(distributions)),
                 distributions=distributions,
                 value=trial.validation_loss,
-                intermediate_values=dict(trial.curve),
+                intermediate_values={step: v for step, v in trial.curve if step >= first_step},
             )
         )
     return study

@@ -138,7 +138,7 @@ def fit(
 
     A group's `factor` multiplies the learning rate. `before_step` may set what depends on the
     step alone, `after_backward` sees the gradients, `after_step` the new weights, and
-    `after_epoch` the steps done and the validation loss.
+    `after_epoch` the steps done and the validation loss, also of epochs done before a resumption.
     Raises StoppedError and NotFiniteError.
     """
     optimiser = torch.optim.AdamW(
@@ -148,8 +148,10 @@ def fit(
         fused=True,
     )
     per_epoch = problem.steps_per_epoch
-    first = _resume(checkpoint, phase, network, optimiser)
-    for epoch in range(first, phase.last_epoch):
+    losses = _resume(checkpoint, phase, network, optimiser)
+    for index, known in enumerate(losses, phase.first_epoch + 1):
+        after_epoch(index * per_epoch, known)
+    for epoch in range(phase.first_epoch + len(losses), phase.last_epoch):
         network.train()
         for index, indices in enumerate(problem.batches(epoch)):
             step = epoch * per_epoch + index
@@ -170,7 +172,8 @@ def fit(
         validation, accuracy = evaluate(network, problem.data, problem.data.validation)
         if not math.isfinite(validation):
             raise NotFiniteError((epoch + 1) * per_epoch, _first_not_finite(network))
-        _save(checkpoint, phase, epoch + 1, network, optimiser)
+        losses.append(validation)
+        _save(checkpoint, phase, losses, network, optimiser)
         metrics = {"training_loss": loss.item(), "validation_loss": validation}
         if accuracy is not None:
             metrics["validation_accuracy"] = accuracy
@@ -221,19 +224,24 @@ def _first_not_finite(network: nn.Module) -> str:
 
 
 def _save(
-    checkpoint: Path, phase: Phase, epoch: int, network: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Path,
+    phase: Phase,
+    losses: list[float],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
 ) -> None:
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    save_tensors(checkpoint, tensors, {"phase": phase.name, "epoch": epoch})
+    save_tensors(checkpoint, tensors, {"phase": phase.name, "losses": losses})
 
 
 def _resume(
     checkpoint: Path, phase: Phase, network: nn.Module, optimiser: torch.optim.Optimizer
-) -> int:
+) -> list[float]:
+    """Return the validation losses of the phase's epochs that are done."""
     if checkpoint_phase(checkpoint) != phase.name:
-        return phase.first_epoch
+        return []
     tensors, notes = load_tensors(checkpoint)
     network.load_state_dict(_below("network.", tensors))
     moments: dict[int, dict[str, Tensor]] = {}
@@ -242,7 +250,7 @@ def _resume(
         moments.setdefault(int(index), {})[key] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": moments, "param_groups": groups})
-    return int(notes["epoch"])
+    return [float(loss) for loss in notes["losses"]]
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from search.plan import ENDED, PlannedTrial, may_start, planned_trials
+from search.plan import ENDED, PlannedTrial, planned_trials, startable
 from search.spec import LearnerSettings, SearchSpec
 from service.db.tables import PointRow, SearchRow, TrialRow
 from service.jobs.reading import OBJECTIVE, trial_state
@@ -18,13 +18,14 @@ def ready(
 ) -> list[TrialRow]:
     """The waiting trials of a search that may start; out of time, no new candidate may."""
     plan = planned_trials(spec)
-    ended = [plan[trial.number] for trial in trials if trial.state in ENDED]
+    ended = {trial.number for trial in trials if trial.state in ENDED}
+    may_start = {planned.number for planned in startable(plan, ended, spec)}
     exhausted = search.deadline_at is not None and search.deadline_at <= now
     return [
         trial
         for trial in trials
         if trial.state == "WAITING"
-        and may_start(plan[trial.number], ended, spec)
+        and trial.number in may_start
         and not (exhausted and optional(trial))
     ]
 

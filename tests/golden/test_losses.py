@@ -25,8 +25,8 @@ def losses() -> list[float]:
     data = image_data("digits", seed=0)
     spec = dense_network(Mlp(hidden=(16, 12)), DATASET_TASKS["digits"])
     network = build_network(spec, generator=torch.Generator().manual_seed(0))
-    problem = Problem(data, None, Training(), seed=0)
-    optimiser = torch.optim.AdamW(weight_groups(network), lr=0.01)
+    problem = Problem(data, None, Training(), rate=0.01, seed=0)
+    optimiser = torch.optim.AdamW(weight_groups(network), lr=problem.rate)
     found = []
     for indices in list(problem.batches(0))[:STEPS]:
         loss = problem.loss(network, indices)

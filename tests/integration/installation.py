@@ -15,7 +15,7 @@ import psutil
 
 from tests.conftest import free_port
 
-PATIENCE_SECONDS = 150.0
+PATIENCE_SECONDS = 240.0
 
 
 @final
@@ -30,7 +30,7 @@ class Installation:
         self.url = f"http://127.0.0.1:{free_port()}"
         self._environment = os.environ | {
             "MATNAS_HOME": str(home),
-            "MATNAS_LEASE_SECONDS": "12",
+            "MATNAS_LEASE_SECONDS": "15",
             "MATNAS_REAP_SECONDS": "0.5",
             "MATNAS_HINT_SECONDS": "5",
             "MATNAS_THREADS": "1",

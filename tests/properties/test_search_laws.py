@@ -14,7 +14,8 @@ from models.spec import BlockDiagonal, Dense, Gblr, LayerSpec, LowRank, Rectangl
 from models.structured.mask import gaudi_mask
 from search.allocate import Item, allocate
 from search.budget import Pieces, relaxed_cost, shrink_to
-from search.discretize import fill, harden, merged, merged_size, simplest
+from search.discretize import bake, harden, merged, merged_size, simplest
+from search.filling import fill_groups, fill_merged
 from search.plan import planned_trials, prerequisites
 from search.relaxation import Relaxation, RelaxedLinear, inside, round_support, support_of
 from search.sampling import known_candidates, propose
@@ -323,19 +324,67 @@ def test_a_hard_layer_answers_as_the_relaxed_one_with_exact_masks(found: Layers)
             torch.testing.assert_close(harden(layer)(x), layer(x), atol=1e-4, rtol=1e-4)
 
 
+@given(relaxed_layers())
+@settings(max_examples=60)
+def test_a_baked_layer_answers_as_before_whatever_its_masks_become(found: Layers) -> None:
+    for layer in found.layers:
+        before = harden(layer).to_dense()
+        bake(layer)
+        assert torch.equal(harden(layer).to_dense(), before)
+        rows, columns = (torch.zeros_like(side) for side in layer.rectangles())
+        rows[:, 1], columns[:, 1] = layer.layer.rows, layer.layer.columns
+        layer.set_rectangles(rows, columns)
+        torch.testing.assert_close(harden(layer).to_dense(), before, atol=1e-4, rtol=1e-4)
+
+
 @given(relaxed_layers(), st.floats(0.1, 2.0), PIECES)
-@settings(max_examples=150)
-def test_what_is_left_of_a_budget_is_less_than_the_smallest_step(
+@settings(max_examples=80)
+def test_filled_groups_leave_no_room_for_another_row_column_or_term(
     found: Layers, share: float, pieces: Pieces
 ) -> None:
+    budget = int(share * found.cost)
+    shrink_to(found.layers, found.weights, budget, pieces=pieces)
+    weights = [(layer.row_factors, layer.column_factors) for layer in found.layers]
+    values = [(rows.clone(), columns.clone()) for rows, columns in weights]
+    fill_groups(found.layers, found.weights, budget, pieces=pieces)
+    slack = budget - found.cost
+    assert slack >= 0
+    for layer, (rows, columns), old in zip(found.layers, weights, values, strict=True):
+        assert layer.row_factors is rows, "an optimiser goes on with the same parameters"
+        assert layer.column_factors is columns
+        assert torch.equal(rows, old[0])
+        assert torch.equal(columns, old[1])
+    for layer, weight in zip(found.layers, found.weights, strict=True):
+        height, width, group = layer.layer.rows, layer.layer.columns, layer.group
+        for row_count, column_count in torch.stack(layer.rectangles())[..., 1].T.tolist():
+            now = min(row_count * column_count, group * (row_count + column_count))
+            larger = [(height, width)] if not now else []
+            if now and pieces == "rectangles":
+                larger = [(min(height, row_count + 1), column_count)]
+                larger += [(row_count, min(width, column_count + 1))]
+            steps = [weight * (min(r * c, group * (r + c)) - now) for r, c in larger]
+            assert all(slack < step for step in steps if step)
+
+
+@given(relaxed_layers(), st.floats(0.1, 2.0), PIECES, st.booleans())
+@settings(max_examples=150)
+def test_what_is_left_of_a_budget_is_less_than_the_smallest_step(
+    found: Layers, share: float, pieces: Pieces, groups_first: bool
+) -> None:
     budget = max(1, int(share * found.cost))
-    left_out = fill(found.layers, found.weights, budget, pieces=pieces)
+    shrink_to(found.layers, found.weights, budget, pieces=pieces)
+    if groups_first:
+        fill_groups(found.layers, found.weights, budget, pieces=pieces)
+    for layer in found.layers:
+        bake(layer)
+    before = [harden(layer).to_dense() for layer in found.layers]
+    fill_merged(found.layers, found.weights, budget)
     slack = budget - found.hard_cost
     assert slack >= 0
     steps = [smallest_step(layer, "macs") for layer in found.hardened]
-    possible = [step for step in steps if step is not None]
-    assert all(slack < step for step in possible)
-    assert left_out == 0 or left_out > slack
+    assert all(slack < step for step in steps if step is not None)
+    for layer, old in zip(found.layers, before, strict=True):
+        torch.testing.assert_close(harden(layer).to_dense(), old, atol=1e-4, rtol=1e-4)
 
 
 @given(relaxed_layers())
@@ -367,3 +416,16 @@ def test_a_spec_error_is_a_value_error_with_its_field() -> None:
     error = BudgetUnreachable("budget", "too small")
     assert isinstance(error, SpecError)
     assert str(error) == "budget: too small"
+
+
+def test_a_tile_that_grows_to_the_whole_matrix_keeps_its_values() -> None:
+    """Its terms beyond its rank are dropped, and come back at zero once there is room for them."""
+    layer = relaxed(8, 8, groups=4, seed=5)
+    layer.whole_saliency.fill_(1.0)
+    side = torch.tensor([[0, 2]]).repeat(4, 1)
+    layer.set_rectangles(side, side.clone())
+    bake(layer)
+    before = harden(layer).to_dense()
+    fill_merged([layer], [1], 3 * (8 + 8))
+    assert harden(layer).spec == LowRank(rank=3)
+    torch.testing.assert_close(harden(layer).to_dense(), before, atol=1e-5, rtol=1e-5)

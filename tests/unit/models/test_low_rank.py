@@ -5,8 +5,8 @@ import torch
 
 from models.spec import LowRank
 from models.structured.build import project
-from models.structured.low_rank import decompose, error_curve, factors
-from models.structured.output_error import output_error
+from models.structured.low_rank import DAMPING, decompose, error_curve, factors
+from models.structured.output_error import output_error, regularised
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -62,3 +62,63 @@ def test_a_second_moment_summed_in_single_precision_may_be_singular() -> None:
     row_factor, column_factor = factors(drawn(30, 200), 3, inputs.T @ inputs / 5)
     assert row_factor.isfinite().all()
     assert column_factor.isfinite().all()
+
+
+def answer_error(
+    difference: torch.Tensor, second_moment: torch.Tensor, curvature: torch.Tensor
+) -> float:
+    """tr(G D C D^T), with G as damped as the decomposition takes it."""
+    product = regularised(curvature, DAMPING) @ difference @ regularised(second_moment)
+    return float((product * difference).sum())
+
+
+def test_with_a_curvature_every_rank_is_the_best_for_the_answers() -> None:
+    """By Eckart and Young: the root of each moment is taken from its eigenvectors here."""
+    weight, second_moment, curvature = drawn(9, 12), moment(12), moment(9)
+    whole = decompose(weight, second_moment, curvature)
+    roots = []
+    for square in (regularised(curvature, DAMPING), regularised(second_moment)):
+        values, vectors = torch.linalg.eigh(square)
+        roots.append(vectors * values.sqrt() @ vectors.T)
+    energies = torch.linalg.svdvals(roots[0] @ weight @ roots[1]).square()
+    torch.testing.assert_close(whole.energies, energies)
+    for rank in range(10):
+        kept = whole.row_factor[:, :rank] @ whole.column_factor[:rank]
+        error = answer_error(weight - kept, second_moment, curvature)
+        assert error == pytest.approx(float(energies[rank:].sum()), rel=1e-6, abs=1e-9)
+
+
+def test_with_a_curvature_no_other_terms_are_better_for_the_answers() -> None:
+    weight, second_moment, curvature = drawn(9, 12), moment(12), moment(9)
+    noise = torch.Generator().manual_seed(8)
+    whole = decompose(weight, second_moment, curvature)
+    one_sided = [decompose(weight), decompose(weight, second_moment)]
+    for rank in range(1, 9):
+        best = answer_error(
+            weight - whole.row_factor[:, :rank] @ whole.column_factor[:rank],
+            second_moment,
+            curvature,
+        )
+        rivals = [d.row_factor[:, :rank] @ d.column_factor[:rank] for d in one_sided]
+        for size in (1e-3, 0.1, 1.0):
+            rows, columns = (
+                factor + size * torch.randn(factor.shape, generator=noise, dtype=torch.float64)
+                for factor in (whole.row_factor[:, :rank], whole.column_factor[:rank])
+            )
+            rivals.append(rows @ columns)
+        errors = [answer_error(weight - rival, second_moment, curvature) for rival in rivals]
+        assert best < min(errors)
+        assert best < 0.9 * errors[0]
+
+
+def test_a_curvature_that_knows_nothing_changes_no_term() -> None:
+    weight, second_moment = drawn(7, 10), moment(10)
+    one_sided = decompose(weight, second_moment)
+    white = decompose(weight, second_moment, torch.eye(7, dtype=torch.float64))
+    for rank in range(1, 8):
+        one, other = (d.row_factor[:, :rank] @ d.column_factor[:rank] for d in (one_sided, white))
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(white.energies, (1 + DAMPING) * one_sided.energies)
+    explicit = decompose(weight, second_moment, None)
+    assert torch.equal(explicit.row_factor, one_sided.row_factor)
+    assert torch.equal(explicit.energies, one_sided.energies)

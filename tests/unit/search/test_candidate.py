@@ -1,21 +1,28 @@
 """A candidate from the reference to the hard network, interrupted or not."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from models.cost import layer_cost, smallest_step
-from search.candidate import Learned, learn, learning_epochs, relax, start_ranks
+from models.checkpoint import load_tensors
+from models.cost import layer_cost, layer_weight, smallest_step
+from search.baselines import Built
+from search.budget import group_cost
+from search.candidate import learn, learning_steps, relax, start_ranks
+from search.profile import rank_cost
 from search.progress import Progress
-from search.spec import LearnerSettings
-from search.training import Problem, StoppedError
+from search.relaxation import round_support
+from search.spec import LearnerSettings, StartName
+from search.training import Problem, StoppedError, evaluate
 from tests.unit.search.builders import Listener
 from tests.unit.search.conftest import Trained
 
 EPOCHS = 4
-SETTINGS = LearnerSettings(learning=0.75, group=2)
+STEPS = 5  # in an epoch
+SETTINGS = LearnerSettings(learning=0.5, group=2)
 
 
 def learned(
@@ -24,24 +31,26 @@ def learned(
     *,
     progress: Progress | None = None,
     settings: LearnerSettings = SETTINGS,
-) -> Learned:
+    after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> Built:
     folder.mkdir(exist_ok=True)
     return learn(
         trained.reference.network,
         trained.reference.profile,
         trained.resolved,
         settings,
-        Problem(trained.data, trained.reference.answers, trained.spec.training, seed=2),
+        Problem(trained.data, trained.reference.answers, trained.spec.training, 0.005, seed=2),
         epochs=EPOCHS,
         folder=folder,
         progress=progress or Listener(),
+        after_epoch=after_epoch,
     )
 
 
-def same(one: Learned, other: Learned) -> bool:
-    left, right = one.built[1].state_dict(), other.built[1].state_dict()
+def same(one: Built, other: Built) -> bool:
+    left, right = one[1].state_dict(), other[1].state_dict()
     return (
-        one.built[0] == other.built[0]
+        one[0] == other[0]
         and left.keys() == right.keys()
         and all(torch.equal(left[name], right[name]) for name in left)
     )
@@ -51,34 +60,26 @@ def test_the_same_candidate_twice_is_the_same(trained: Trained, tmp_path: Path) 
     assert same(learned(trained, tmp_path / "one"), learned(trained, tmp_path / "two"))
 
 
-@pytest.mark.parametrize("done", [1, 2])
+@pytest.mark.parametrize("metric", ["curvature", "gradient"])
+@pytest.mark.parametrize("done", [1, 2, 3])
 def test_resumed_after_an_epoch_equals_uninterrupted(
-    trained: Trained, tmp_path: Path, done: int
+    trained: Trained, tmp_path: Path, done: int, metric: str
 ) -> None:
-    whole = learned(trained, tmp_path / "whole")
-    stop = Listener(stop_after=5 * done + 2)
+    """In the learning, when it has just ended, and in the fine-tuning."""
+    settings = LearnerSettings.model_validate(SETTINGS.model_dump() | {"metric": metric})
+    whole = learned(trained, tmp_path / "whole", settings=settings)
+    stop = Listener(stop_after=STEPS * done + 2)
     with pytest.raises(StoppedError):
-        learned(trained, tmp_path / "parts", progress=stop)
-    again = learned(trained, tmp_path / "parts")
-    assert same(again, whole)
-    assert (again.soft_loss, again.hard_loss) == (whole.soft_loss, whole.hard_loss)
+        learned(trained, tmp_path / "parts", progress=stop, settings=settings)
+    assert same(learned(trained, tmp_path / "parts", settings=settings), whole)
 
 
-def test_killed_between_learning_and_hardening_equals_uninterrupted(
+def test_killed_between_fine_tuning_and_hardening_nothing_is_trained_again(
     trained: Trained, tmp_path: Path
 ) -> None:
     whole = learned(trained, tmp_path / "whole")
-    shutil.rmtree(tmp_path / "whole" / "hard")
-    again = learned(trained, tmp_path / "whole")
-    assert same(again, whole)
-    assert (again.soft_loss, again.hard_loss) == (whole.soft_loss, whole.hard_loss)
-
-
-def test_what_is_hard_already_is_not_learned_again(trained: Trained, tmp_path: Path) -> None:
-    whole = learned(trained, tmp_path / "whole")
     silent = Listener()
-    again = learned(trained, tmp_path / "whole", progress=silent)
-    assert same(again, whole)
+    assert same(learned(trained, tmp_path / "whole", progress=silent), whole)
     assert silent.asked == 0
 
 
@@ -87,35 +88,79 @@ def test_what_is_hard_already_is_not_learned_again(trained: Trained, tmp_path: P
     [
         SETTINGS,
         LearnerSettings(start="uniform", group=4),
-        LearnerSettings(pieces="ranks", group=1, gaudi=False),
+        LearnerSettings(start="output", pieces="ranks", group=1, gaudi=False),
         LearnerSettings(pieces="ranks", group=4),
         LearnerSettings(metric="uniform", shrink=0.5),
-        LearnerSettings(start_excess=1.0, group=3),
+        LearnerSettings(metric="gradient", start_excess=1.0, group=3),
         LearnerSettings(schedule=1.0, learning=1.0),
+        LearnerSettings(start_excess=100.0, learning=0.01),
     ],
 )
 def test_any_settings_give_a_network_that_uses_the_budget_to_its_last_step(
     trained: Trained, tmp_path: Path, settings: LearnerSettings
 ) -> None:
-    found = learned(trained, tmp_path, settings=settings)
+    found, _ = learned(trained, tmp_path, settings=settings)
     resolved = trained.resolved
-    layers = [layer for layer in found.built[0].layers if layer.name in resolved.eligible]
+    layers = [layer for layer in found.layers if layer.name in resolved.eligible]
     slack = resolved.budget - sum(layer_cost(layer, resolved.quantity) for layer in layers)
     assert slack >= 0
     steps = [smallest_step(layer, resolved.quantity) for layer in layers]
     assert all(slack < step for step in steps if step is not None)
 
 
-def test_a_start_costs_about_the_excess_and_has_whole_groups(trained: Trained) -> None:
-    for group in (1, 2, 4):
-        settings = LearnerSettings(group=group)
-        ranks = start_ranks(trained.reference.profile, trained.resolved, settings)
-        assert all(rank >= group and rank % group == 0 for rank in ranks)
+def test_the_cost_is_the_budget_after_the_learning_and_stays_there(
+    trained: Trained, tmp_path: Path
+) -> None:
+    kept: dict[int, dict[str, Tensor]] = {}
+
+    def keep(step: int, _loss: float) -> None:
+        kept[step] = load_tensors(tmp_path / "checkpoint.safetensors")[0]
+
+    learned(trained, tmp_path, after_epoch=keep)
+    resolved, ended = trained.resolved, learning_steps(SETTINGS, EPOCHS * STEPS)
+    assert ended == 2 * STEPS
+    frozen = [tensors for step, tensors in kept.items() if step >= ended]
+    assert len(frozen) == 3
+    cost, at_most_a_step = 0, []
+    for layer in resolved.layers:
+        sides = []
+        for name, length in (("row", layer.rows), ("column", layer.columns)):
+            key = f"network.{layer.name}.{name}_support"
+            assert all(torch.equal(tensors[key], frozen[0][key]) for tensors in frozen)
+            sides.append(round_support(frozen[0][key], length))
+        weight = layer_weight(layer, resolved.quantity)
+        cost += weight * int(group_cost(*sides, SETTINGS.group).sum())
+        at_most_a_step.append(weight * SETTINGS.group * (layer.rows + layer.columns))
+        key = f"network.{layer.name}.row_factors"
+        assert not torch.equal(frozen[0][key], frozen[-1][key])
+    assert 0 <= resolved.budget - cost < max(at_most_a_step)
 
 
-def test_a_full_start_answers_as_the_reference(trained: Trained) -> None:
-    """At twice a budget of one half everything is kept, where the ranks are full."""
-    settings = LearnerSettings(start_excess=100.0)
+def test_hardening_changes_no_answer(trained: Trained, tmp_path: Path) -> None:
+    losses: list[float] = []
+    _, network = learned(trained, tmp_path, after_epoch=lambda _, loss: losses.append(loss))
+    hard, _ = evaluate(network, trained.data, trained.data.validation)
+    assert hard == pytest.approx(losses[-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("start", ["answer", "output", "uniform"])
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_a_start_costs_about_the_excess_and_has_whole_groups(
+    trained: Trained, start: StartName, group: int
+) -> None:
+    settings = LearnerSettings(start=start, group=group, start_excess=1.5)
+    resolved = trained.resolved
+    ranks = start_ranks(trained.reference.profile, resolved, settings)
+    assert all(rank >= group and rank % group == 0 for rank in ranks)
+    ones = [rank_cost(layer, 1, resolved) for layer in resolved.layers]
+    cost = sum(rank * one for rank, one in zip(ranks, ones, strict=True))
+    assert abs(cost - 1.5 * resolved.budget) <= sum(ones) * group
+
+
+@pytest.mark.parametrize("start", ["answer", "output"])
+def test_a_full_start_answers_as_the_reference(trained: Trained, start: StartName) -> None:
+    """Full ranks would cost more than the dense layers do, which is as far as a start goes."""
+    settings = LearnerSettings(start=start, start_excess=100.0)
     network, _ = relax(
         trained.reference.network, trained.reference.profile, trained.resolved, settings
     )
@@ -127,6 +172,7 @@ def test_a_full_start_answers_as_the_reference(trained: Trained) -> None:
     assert close < 0.5 * scale
 
 
-def test_the_last_epoch_always_fine_tunes() -> None:
-    assert [learning_epochs(LearnerSettings(learning=1.0), n) for n in (1, 2, 5)] == [1, 1, 4]
-    assert learning_epochs(LearnerSettings(learning=0.01), 50) == 1
+def test_at_least_one_step_learns_and_one_fine_tunes() -> None:
+    assert [learning_steps(LearnerSettings(learning=1.0), n) for n in (1, 2, 5)] == [1, 1, 4]
+    assert learning_steps(LearnerSettings(learning=0.001), 50) == 1
+    assert learning_steps(LearnerSettings(learning=0.5), 50) == 25

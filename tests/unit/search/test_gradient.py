@@ -60,7 +60,7 @@ def test_masks_sharpen_until_they_are_exact_over_the_last_tenth() -> None:
     found = learner(settings=LearnerSettings(metric="gradient", sigma_start=0.1, sigma_end=1.0))
     sigmas = []
     for step in range(60):
-        found.set_sigma(step)
+        found.before_step(step)
         sigmas.append(found.relaxation.sigma)
     assert sigmas[0] == pytest.approx(0.1)
     assert sigmas == sorted(sigmas)
@@ -68,9 +68,23 @@ def test_masks_sharpen_until_they_are_exact_over_the_last_tenth() -> None:
 
 
 def test_without_gaudi_masks_are_exact_from_the_start() -> None:
-    assert math.isinf(
-        learner(settings=LearnerSettings(metric="gradient", gaudi=False)).relaxation.sigma
-    )
+    found = learner(settings=LearnerSettings(metric="gradient", gaudi=False))
+    found.before_step(0)
+    assert math.isinf(found.relaxation.sigma)
+
+
+def test_after_its_steps_the_learner_changes_nothing() -> None:
+    found = learner()
+    layer = found.layers[0]
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    for step in range(60, 100):
+        found.before_step(step)
+        layer(torch.ones(3, 16)).sum().backward()
+        found.after_backward(step)
+        found.after_step(step, 0.1)
+        assert math.isinf(found.relaxation.sigma)
+    assert layer.row_support.grad is None, "an optimiser would move what is frozen"
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
 @pytest.mark.parametrize("metric", ["gradient", "uniform"])
@@ -88,6 +102,7 @@ def test_the_cost_holds_at_every_point_of_the_schedule(
     x = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
     for step in range(60):
+        found.before_step(step)
         optimiser.zero_grad()
         network(x).square().mean().backward()
         found.after_backward(step)
@@ -174,6 +189,7 @@ def _recovered(*, gaudi: bool) -> float:
     )
     x, target = torch.eye(SIDE), planted().T
     for step in range(steps):
+        found.before_step(step)
         optimiser.zero_grad()
         (layer(x) - target).square().sum().backward()
         found.after_backward(step)

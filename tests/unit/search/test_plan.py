@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.plan import PlannedTrial, first_candidate, may_start, planned_trials, prerequisites
+from search.plan import PlannedTrial, first_candidate, planned_trials, prerequisites, startable
 from search.spec import SearchSpec
 from tests.unit.search.builders import matrix_spec, tiny
 
@@ -88,15 +88,16 @@ def test_the_measurement_waits_for_everything() -> None:
 
 
 def test_a_trial_may_start_exactly_when_what_it_waits_for_has_ended() -> None:
-    spec = plan()
-    trials = planned_trials(spec)
-    assert may_start(trials[0], [], spec)
-    assert not may_start(trials[1], [], spec)
-    assert may_start(trials[1], [trials[0]], spec)
-    assert not may_start(trials[4], [trials[0]], spec)
-    assert may_start(trials[4], [trials[3], trials[0]], spec)
-    assert not may_start(trials[-1], trials[:-2], spec)
-    assert may_start(trials[-1], trials[:-1], spec)
+    for spec in (plan(), plan(parallel=2), plan(repeats=2)):
+        trials = planned_trials(spec)
+        for done in range(len(trials)):
+            ended = set(range(done))
+            expected = [
+                trial
+                for trial in trials[done:]
+                if all(other.number in ended for other in prerequisites(trial, trials, spec))
+            ]
+            assert list(startable(trials, ended, spec)) == expected
 
 
 def test_a_trial_knows_its_name() -> None:

@@ -130,13 +130,6 @@ def test_repeats_give_a_mean_and_a_deviation(search: Found) -> None:
             assert row.validation_loss_deviation == pytest.approx(spread * 2**0.5)
 
 
-def test_candidates_say_what_rounding_cost(search: Found) -> None:
-    spec, found = search
-    for trial in planned_trials(spec):
-        metrics = found.outcomes[trial.number].metrics or {}
-        assert ("soft_loss" in metrics) == (trial.kind == "candidate")
-
-
 def test_the_same_search_twice_finds_the_same(search: Found, home: Path) -> None:
     spec, found = search
     again = run(spec, home, f"{spec.model.kind} again")

@@ -43,6 +43,7 @@ def test_proposals_lie_within_the_space_and_keep_what_is_not_drawn(sampler: str)
         "starts": ["uniform"],
         "sigma_start": {"low": 0.1, "high": 0.1},
         "shrink": {"low": 0, "high": 0.2},
+        "start_excess": {"low": 1, "high": 1.2},
         "learner": {"schedule": 0.3, "pieces": "ranks"},
     }
     spec = searched(space=space, sampler={"name": sampler})
@@ -57,7 +58,8 @@ def test_proposals_lie_within_the_space_and_keep_what_is_not_drawn(sampler: str)
             assert found.sigma_start == 0.1
             assert 0 <= found.shrink <= 0.2
             assert 0.5 <= found.sigma_end <= 2
-            assert 1 <= found.structural_rate <= 60
+            assert 0.1 <= found.structural_rate <= 10
+            assert 1 <= found.start_excess <= 1.2
         assert (found.schedule, found.pieces) == (0.3, "ranks")
         seen.add(found)
         history.append(finished(number, loss=found.shrink, settings=found))

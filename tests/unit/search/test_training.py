@@ -1,6 +1,6 @@
 """The training loop: repeatable, resumable at every epoch, stoppable at every step."""
 
-import copy
+import dataclasses
 import math
 from pathlib import Path
 
@@ -33,7 +33,7 @@ EPOCHS = 4
 
 @pytest.fixture
 def problem(trained: Trained) -> Problem:
-    return Problem(trained.data, trained.reference.answers, Training(learning_rate=0.01), seed=5)
+    return Problem(trained.data, trained.reference.answers, Training(), rate=0.01, seed=5)
 
 
 def network(trained: Trained) -> nn.Module:
@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_weights(
 
 
 def test_another_seed_gives_others(trained: Trained, problem: Problem, tmp_path: Path) -> None:
-    other = Problem(problem.data, problem.teacher, problem.recipe, seed=6)
+    other = dataclasses.replace(problem, seed=6)
     one = train(network(trained), problem, tmp_path / "one")
     assert not same(one, train(network(trained), other, tmp_path / "two"))
 
@@ -201,9 +201,8 @@ def test_an_epoch_reads_every_sample_once_in_an_order_of_its_own(problem: Proble
 
 
 def test_each_epoch_reads_the_next_of_the_shifted_copies(digits: Data) -> None:
-    copies = copy.copy(digits)
-    object.__setattr__(copies, "variants", 4)
-    problem = Problem(copies, None, Training(batch=16), seed=0)
+    copies = dataclasses.replace(digits, variants=4)
+    problem = Problem(copies, None, Training(batch=16), rate=0.01, seed=0)
     assert problem.steps_per_epoch == 5
     ranges = [torch.cat(list(problem.batches(epoch))).aminmax() for epoch in range(5)]
     assert [(int(low), int(high)) for low, high in ranges] == [
@@ -212,13 +211,13 @@ def test_each_epoch_reads_the_next_of_the_shifted_copies(digits: Data) -> None:
 
 
 def test_a_batch_larger_than_the_data_is_all_of_them(digits: Data) -> None:
-    problem = Problem(digits, None, Training(batch=10_000), seed=0)
+    problem = Problem(digits, None, Training(batch=10_000), rate=0.01, seed=0)
     assert problem.steps_per_epoch == 1
     assert [len(batch) for batch in problem.batches(0)] == [320]
 
 
 def test_an_epoch_of_a_matrix_is_so_many_steps_over_all_of_it() -> None:
-    problem = Problem(matrix_data(mixed_matrix()), None, Training(), seed=0)
+    problem = Problem(matrix_data(mixed_matrix()), None, Training(), rate=0.01, seed=0)
     assert problem.steps_per_epoch == MATRIX_EPOCH == len(list(problem.batches(0)))
 
 
@@ -236,7 +235,7 @@ def test_the_loss_of_a_matrix_is_the_relative_squared_error() -> None:
 def test_distillation_is_zero_where_the_student_is_the_teacher(trained: Trained) -> None:
     teacher = trained.reference
     recipe = Training(distillation=1.0)
-    problem = Problem(trained.data, teacher.answers, recipe, seed=0)
+    problem = Problem(trained.data, teacher.answers, recipe, rate=0.01, seed=0)
     loss = problem.loss(teacher.network, torch.arange(64)).item()
     assert loss == pytest.approx(0, abs=1e-5)
 
@@ -253,3 +252,70 @@ def test_the_learning_rate_rises_and_then_falls_to_nothing() -> None:
     assert shares[5:] == sorted(shares[5:], reverse=True)
     assert 0 < shares[0] < 0.25
     assert shares[100] == 0
+
+
+def test_the_rate_and_a_groups_factor_set_how_fast_weights_move(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    module = network(trained)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    rates: list[tuple[float, ...]] = []
+    groups = weight_groups(module)
+    groups[1]["factor"] = 0.0
+
+    def note(step: int) -> None:
+        moved = {name: (value - before[name]).abs().max() for name, value in rated(module)}
+        rates.append(tuple(float(value) for value in moved.values()))
+
+    def rated(module: nn.Module) -> list[tuple[str, Tensor]]:
+        return [(name, p.detach()) for name, p in module.named_parameters() if p.ndim > 1]
+
+    fit(
+        module,
+        problem,
+        Phase("training", 0, 1, 1),
+        groups,
+        checkpoint=checkpoint,
+        progress=Listener(),
+        after_step=note,
+    )
+    first_share = learning_rate_share(0, problem.steps_per_epoch)
+    # Adam's first step is the rate itself, wherever there is a gradient; decay adds a little.
+    assert max(rates[0]) == pytest.approx(problem.rate * first_share, rel=0.05)
+    after = module.state_dict()
+    assert all(torch.equal(after[n], before[n]) == (before[n].ndim == 1) for n in before)
+
+
+def test_what_depends_on_the_step_is_set_before_the_loss_is_taken(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    module, order = network(trained), list[tuple[str, int]]()
+    module.register_forward_pre_hook(lambda *_: order.append(("forward", module.training)))
+    fit(
+        module,
+        problem,
+        Phase("training", 0, 1, 1),
+        weight_groups(module),
+        checkpoint=checkpoint,
+        progress=Listener(),
+        before_step=lambda step: order.append(("before", step)),
+        after_backward=lambda step: order.append(("backward", step)),
+        after_step=lambda step: order.append(("after", step)),
+        after_epoch=lambda done, _loss: order.append(("epoch", done)),
+    )
+    names = ["before", "forward", "backward", "after"]
+    steps = [entry for entry in order if entry[0] != "forward"]
+    assert [name for name, _ in order][:20] == names * 5
+    assert [step for _, step in steps] == [s for step in range(5) for s in [step] * 3] + [5]
+
+
+def test_parameters_left_out_are_in_no_group_and_the_others_in_one(trained: Trained) -> None:
+    module = network(trained)
+    left_out = [module.get_parameter("layers.0.weight"), module.get_parameter("head.bias")]
+    matrices, vectors = weight_groups(module, without=left_out)
+    grouped = [id(p) for p in (*matrices["params"], *vectors["params"])]
+    assert sorted(grouped + [id(p) for p in left_out]) == sorted(map(id, module.parameters()))
+    assert {p.ndim for p in matrices["params"]} == {2}
+    assert {p.ndim for p in vectors["params"]} == {1}
+    assert "weight_decay" not in matrices
+    assert vectors["weight_decay"] == 0
