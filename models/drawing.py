@@ -24,6 +24,7 @@ from models.spec import (
 AREA, LONGEST, SHORTEST = 112.0**2, 240.0, 6.0
 MARGIN, GAP, LABEL, CELL = 28.0, 30.0, 44.0, 132.0
 MOST_IN_A_LINE = 6
+DARKEST = 0.85  # opacity where all of a layer's rectangles overlap; each adds by its share of rank
 TIMES = "\N{MULTIPLICATION SIGN}"
 PAPER, FIELD, FRAME, INK, FAINT = "#faf9f6", "#ffffff", "#cfcabf", "#23211d", "#777067"
 COLOURS = {
@@ -92,7 +93,7 @@ class _Box:
         return (
             f'<rect x="{self.x:.2f}" y="{self.y:.2f}" width="{self.width:.2f}" '
             f'height="{self.height:.2f}" fill="{fill}" fill-opacity="{opacity:.3f}" '
-            f'stroke="{edge}" stroke-opacity="0.8"/>'
+            f'stroke="{edge}" stroke-opacity="0.5" stroke-width="0.6"/>'
         )
 
 
@@ -148,10 +149,10 @@ def _structure(structure: Structure, box: _Box, *, rows: int, columns: int) -> l
         case BlockDiagonal(blocks=blocks):
             return list(_blocks(blocks, box, rows=rows, columns=columns))
         case Gblr(rectangles=rectangles):
-            most = max((rectangle.rank for rectangle in rectangles), default=1)
+            total = sum(rectangle.rank for rectangle in rectangles)
             largest_first = sorted(rectangles, key=lambda one: -one.row_count * one.column_count)
             return [
-                _rectangle(one, box, rows=rows, columns=columns, strength=one.rank / most)
+                _rectangle(one, box, rows=rows, columns=columns, share=one.rank / total)
                 for one in largest_first
             ]
         case _:
@@ -168,11 +169,11 @@ def _blocks(blocks: int, box: _Box, *, rows: int, columns: int) -> Iterator[str]
             yield part.svg(COLOURS["block diagonal"], 0.75, edge=FIELD)
 
 
-def _rectangle(rectangle: Rectangle, box: _Box, *, rows: int, columns: int, strength: float) -> str:
+def _rectangle(rectangle: Rectangle, box: _Box, *, rows: int, columns: int, share: float) -> str:
     colour = COLOURS["tiles" if rectangle.is_tile else "rectangles"]
     pieces = [
         box.part(left / columns, top / rows, wide / columns, tall / rows).svg(
-            colour, 0.14 + 0.46 * strength, edge=colour
+            colour, 1 - (1 - DARKEST) ** share, edge=colour
         )
         for top, tall in _turns(rectangle.row_start, rectangle.row_count, rows)
         for left, wide in _turns(rectangle.column_start, rectangle.column_count, columns)
