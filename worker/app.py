@@ -1,5 +1,6 @@
 """The worker's process: `celery -A worker.app worker` takes hints, and this keeps them coming."""
 
+import logging
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
@@ -13,6 +14,8 @@ from worker.tasks import register
 
 app = celery_app()
 settings = get_settings()
+# Celery keeps to warnings unless it is told otherwise on its command line.
+logging.getLogger("worker").setLevel(settings.log_level)
 database = Database(settings.database)
 children = Children(settings, database)
 recovery = Recovery(settings, database)

@@ -3,13 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
-from service.db.session import Database
 from tests.integration.story import REFERENCE, Story
 from worker.trial import take_over
 
@@ -68,14 +65,6 @@ def test_a_child_does_not_outlive_its_killed_parent() -> None:
 def test_a_child_whose_parent_was_gone_before_it_asked_ends_itself() -> None:
     orphan = f"from worker.parent import die_with; die_with({os.getpid() + 1})"
     assert subprocess.run([sys.executable, "-c", orphan], check=False).returncode == -9
-
-
-@pytest.fixture
-def story(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    monkeypatch.setenv("MATNAS_DATABASE_URL", sqlite_url)
-    told = Story(Database(sqlite_url))
-    yield told
-    told.database.dispose()
 
 
 def test_a_replaced_attempt_does_nothing(story: Story) -> None:

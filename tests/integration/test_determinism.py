@@ -1,0 +1,41 @@
+"""The same search finds the same, again and on however many workers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.installation import Installation
+
+pytestmark = pytest.mark.timeout(600)
+
+# Two candidates at once, so that with two workers they end in an order of their own.
+SPEC: dict[str, Any] = {
+    "model": {"kind": "mlp", "hidden": [16, 16]},
+    "dataset": "digits",
+    "budget": {"ratio": 0.5},
+    "compute": {"trials": 3, "epochs": 4, "reference_epochs": 2, "parallel": 2},
+    "space": {"baselines": ["allocated_low_rank"]},
+}
+
+
+def found_by(workers: int, home: Path) -> list[Any]:
+    """Settings, network and numbers of every trial that trains."""
+    with Installation(home).running() as installed:
+        for _ in range(workers):
+            installed.start_worker()
+        search_id = installed.submit(SPEC)
+        assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
+        trials = [installed.trial(search_id, number) for number in range(5)]
+        structures = [
+            installed.get(f"{search_id}/trials/{number}/structure")["network"]
+            for number in range(5)
+        ]
+    return [
+        (trial["settings"], trial["metrics"], network)
+        for trial, network in zip(trials, structures, strict=True)
+    ]
+
+
+def test_one_worker_or_two_find_the_same_structures(tmp_path: Path) -> None:
+    assert found_by(1, tmp_path / "one") == found_by(2, tmp_path / "two")
