@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from search.profile import LayerProfile
 from search.relaxation import RelaxedLinear, cell_sums, inside
 
+LARGEST = 1e30  # an infinite saliency could never leave, and the cost would never come down
+
 
 @torch.no_grad()
 def observe_gradient(layer: RelaxedLinear, *, keep: float) -> None:
@@ -26,6 +28,8 @@ def observe_gradient(layer: RelaxedLinear, *, keep: float) -> None:
     layer.row_saliency.lerp_(cell_sums(rows, layer.row_cell).square(), 1 - keep)
     layer.column_saliency.lerp_(cell_sums(columns, layer.column_cell).square(), 1 - keep)
     layer.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
+    for saliency in (layer.row_saliency, layer.column_saliency, layer.whole_saliency):
+        saliency.clamp_(max=LARGEST)
 
 
 @torch.no_grad()
@@ -47,7 +51,7 @@ def measure_curvature(layer: RelaxedLinear, p: LayerProfile) -> None:
 
 
 def _trace(left: Tensor, right: Tensor) -> Tensor:
-    return reduce(left * right, "... one other -> ...", "sum").clamp(min=0)
+    return reduce(left * right, "... one other -> ...", "sum").clamp(min=0, max=LARGEST)
 
 
 def _products(

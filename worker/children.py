@@ -13,6 +13,7 @@ from service import jobs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings
+from worker.progress import in_transaction
 from worker.recovery import send_hints, worker_name
 
 # How much of a dead trial's log is repeated in the worker's.
@@ -93,8 +94,9 @@ class Children:
 
     def _release(self, claim: jobs.Claim, code: int, logged: Path) -> None:
         asked = self._stopping.is_set()
-        with self._database.write() as session:
-            left = jobs.release(
+        left = in_transaction(
+            self._database,
+            lambda session: jobs.release(
                 session,
                 claim.trial_id,
                 attempt=claim.attempt,
@@ -102,7 +104,9 @@ class Children:
                 sentence="its worker was stopped" if asked else f"its process ended with {code}",
                 now=clock(session),
                 max_attempts=self._settings.max_attempts,
-            )
+            ),
+            seconds=self._settings.lease_seconds,
+        )
         log.info("trial %s ended, exit status %d", claim.trial_id, code)
         if code or left:
             log.warning("the end of %s:\n%s", logged, _tail(logged))

@@ -34,6 +34,7 @@ class RowProgress:
         self._stage: jobs.Stage | None = None
         self._points: list[jobs.Point] = []
         self._lock = Lock()
+        self._beating = Lock()
         self._stop = Event()
         self._leaving = Event()
         self._closed = Event()
@@ -63,7 +64,7 @@ class RowProgress:
         self._stop.set()
 
     def flush(self) -> None:
-        """Write what was reported so far, however long the database takes to answer."""
+        """Write all that was reported so far, even if the database takes a while to answer."""
         patiently(self._beat, seconds=self._lease.total_seconds())
 
     def __enter__(self) -> Self:
@@ -90,6 +91,11 @@ class RowProgress:
                 return
 
     def _beat(self) -> None:
+        # One at a time: whoever flushes must not overtake points that are still being written.
+        with self._beating:
+            self._write_news()
+
+    def _write_news(self) -> None:
         with self._lock:
             stage, points = self._stage, self._points
             self._stage, self._points = None, []
@@ -131,7 +137,13 @@ def patiently(work: Callable[[], Result], *, seconds: float) -> Result:
             sleep(0.5)
 
 
-def in_transaction(database: Database, work: Callable[[Session], Result]) -> Result:
-    """Do `work` in a transaction of its own."""
-    with database.write() as session:
-        return work(session)
+def in_transaction(
+    database: Database, work: Callable[[Session], Result], *, seconds: float
+) -> Result:
+    """Do `work` in a transaction of its own, with patience."""
+
+    def once() -> Result:
+        with database.write() as session:
+            return work(session)
+
+    return patiently(once, seconds=seconds)

@@ -19,7 +19,7 @@ from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings, get_settings
 from worker.parent import die_with
-from worker.progress import RowProgress, in_transaction, patiently
+from worker.progress import RowProgress, in_transaction
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,8 @@ def _attempt(
 ) -> None:
     try:
         outcome = _run(claim, progress, settings, database)
-    except MemoryError as error:
-        _end(claim, progress, database, jobs.Ending("FAILED", "out_of_memory", str(error)))
-        raise
     except Exception as error:
-        sentence = f"it stopped with {type(error).__name__}; the worker's log has the details"
-        _end(claim, progress, database, jobs.Ending("FAILED", "error", sentence))
+        _end(claim, progress, settings, database, _failure(error))
         raise
     if outcome.state == "CANCELLED" and progress.leaving:
         log.info("the worker stops: the trial is left for another to go on with")
@@ -67,7 +63,15 @@ def _attempt(
         metrics=outcome.metrics,
         report=outcome.report,
     )
-    _end(claim, progress, database, ending)
+    _end(claim, progress, settings, database, ending)
+
+
+def _failure(error: Exception) -> jobs.Ending:
+    # Torch has no class of its own for a processor's memory.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return jobs.Ending("FAILED", "out_of_memory", "it needs more memory than there is")
+    sentence = f"it stopped with {type(error).__name__}; the worker's log has the details"
+    return jobs.Ending("FAILED", "error", sentence)
 
 
 def _run(
@@ -84,7 +88,7 @@ def _run(
         claim.spec,
         claim.planned,
         history,
-        settings=_settings(claim, history, database),
+        settings=_proposed(claim, history, settings, database),
         uploads=store.uploads,
         cache=store.cache,
         folder=folder,
@@ -93,8 +97,8 @@ def _run(
     )
 
 
-def _settings(
-    claim: jobs.Claim, history: Sequence[FinishedTrial], database: Database
+def _proposed(
+    claim: jobs.Claim, history: Sequence[FinishedTrial], settings: Settings, database: Database
 ) -> LearnerSettings | None:
     if claim.planned.kind != "candidate" or claim.settings is not None:
         return claim.settings
@@ -102,19 +106,26 @@ def _settings(
 
     proposed = propose(claim.spec, claim.planned, history)
     if proposed is not None:
-        in_transaction(database, lambda session: jobs.save_settings(session, claim, proposed))
+        in_transaction(
+            database,
+            lambda session: jobs.save_settings(session, claim, proposed),
+            seconds=settings.lease_seconds,
+        )
     return proposed
 
 
-def _end(claim: jobs.Claim, progress: RowProgress, database: Database, ending: jobs.Ending) -> None:
+def _end(
+    claim: jobs.Claim,
+    progress: RowProgress,
+    settings: Settings,
+    database: Database,
+    ending: jobs.Ending,
+) -> None:
     progress.flush()
-    seconds = get_settings().lease_seconds
-    ours = patiently(
-        lambda: in_transaction(
-            database,
-            lambda session: jobs.finish(session, claim, ending, now=clock(session)),
-        ),
-        seconds=seconds,
+    ours = in_transaction(
+        database,
+        lambda session: jobs.finish(session, claim, ending, now=clock(session)),
+        seconds=settings.lease_seconds,
     )
     log.info("%s %s, %s", ending.state, ending.reason, "written" if ours else "but replaced")
 

@@ -121,15 +121,15 @@ def test_the_cost_is_the_budget_after_the_learning_and_stays_there(
     assert ended == 2 * STEPS
     frozen = [tensors for step, tensors in kept.items() if step >= ended]
     assert len(frozen) == 3
-    cost, at_most_a_step = 0, []
+    cost, at_most_a_step = 0, list[int]()
     for layer in resolved.layers:
-        sides = []
+        sides = dict[str, Tensor]()
         for name, length in (("row", layer.rows), ("column", layer.columns)):
             key = f"network.{layer.name}.{name}_support"
             assert all(torch.equal(tensors[key], frozen[0][key]) for tensors in frozen)
-            sides.append(round_support(frozen[0][key], length))
+            sides[name] = round_support(frozen[0][key], length)
         weight = layer_weight(layer, resolved.quantity)
-        cost += weight * int(group_cost(*sides, SETTINGS.group).sum())
+        cost += weight * int(group_cost(sides["row"], sides["column"], SETTINGS.group).sum())
         at_most_a_step.append(weight * SETTINGS.group * (layer.rows + layer.columns))
         key = f"network.{layer.name}.row_factors"
         assert not torch.equal(frozen[0][key], frozen[-1][key])

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from models.structured.low_rank import decompose
 from models.structured.output_error import output_error
+from search.budget import relaxed_cost, shrink_to
 from search.gradient import MEMORY
 from search.profile import LayerProfile
 from search.relaxation import Relaxation, RelaxedLinear, inside
@@ -151,3 +152,20 @@ def test_gradient_saliency_is_the_squared_derivative_by_a_gate_on_the_piece(
     observe_gradient(layer, keep=MEMORY)
     for found, expected in zip(saliencies, once, strict=True):
         torch.testing.assert_close(found, (1 - MEMORY) * expected)
+
+
+@pytest.mark.parametrize("metric", ["curvature", "gradient"])
+def test_weights_that_run_away_do_not_keep_the_cost_from_falling(metric: str) -> None:
+    layer = relaxed(20, 16, groups=4)
+    with torch.no_grad():
+        layer.row_factors.mul_(1e25)
+    if metric == "curvature":
+        measure_curvature(layer, layer_profile(layer, with_curvature=True))
+    else:
+        layer.row_mask = torch.ones(layer.groups, 20, requires_grad=True)
+        layer.column_mask = torch.ones(layer.groups, 16, requires_grad=True)
+        layer.row_mask.grad = torch.full((layer.groups, 20), 1e25)
+        layer.column_mask.grad = torch.full((layer.groups, 16), 1e25)
+        observe_gradient(layer, keep=MEMORY)
+    shrink_to([layer], [1], 10, pieces="rectangles")
+    assert relaxed_cost([layer], [1]) <= 10

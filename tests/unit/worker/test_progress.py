@@ -50,6 +50,15 @@ def test_what_was_reported_last_is_written_before_the_end(story: Story) -> None:
     assert story.trial(REFERENCE).latest == {"validation_loss": 0.25}
 
 
+def test_nothing_that_was_reported_before_a_flush_is_missing_after_it(story: Story) -> None:
+    claim = story.begin(REFERENCE)
+    with RowProgress(story.database, claim, lease=timedelta(milliseconds=4)) as progress:
+        for step in range(100):
+            progress.report(Update("training", step, 100, metrics={"loss": float(step)}))
+            progress.flush()
+            assert story.trial(REFERENCE).latest == {"loss": float(step)}
+
+
 def test_the_lease_is_renewed_though_nothing_is_reported(story: Story) -> None:
     claim = story.begin(REFERENCE)
     with RowProgress(story.database, claim, lease=LEASE):
@@ -121,5 +130,5 @@ def test_patience_ends(sqlite_url: str) -> None:
     with pytest.raises(OperationalError):
         patiently(fail, seconds=0.6)
     assert len(asked) >= 2
-    assert patiently(lambda: in_transaction(database, lambda _: 7), seconds=0) == 7
+    assert in_transaction(database, lambda _: 7, seconds=0) == 7
     database.dispose()

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.integration.story import REFERENCE, Story
-from worker.trial import take_over
+from worker.trial import _failure, take_over
 
 # A worker that starts a child, which lives as long as it does, and says its number.
 PARENT = """
@@ -83,3 +83,10 @@ def test_a_worker_and_the_start_of_a_trial_import_neither_torch_nor_optuna() -> 
         "('torch', 'optuna')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_want_of_memory_is_told_from_other_failures() -> None:
+    allocator = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+    assert _failure(allocator).reason == _failure(MemoryError()).reason == "out_of_memory"
+    assert _failure(KeyError("/a/path")).reason == "error"
+    assert "/a/path" not in _failure(KeyError("/a/path")).sentence
