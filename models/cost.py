@@ -4,6 +4,7 @@ MACs are multiply-accumulates. A structure's are for one input vector, a layer's
 for one sample (a layer is used once for each of its tokens).
 """
 
+from collections.abc import Mapping
 from typing import Literal, assert_never
 
 from models.spec import (
@@ -22,6 +23,7 @@ from models.spec import (
 )
 
 Quantity = Literal["macs", "parameters"]
+UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
 def structure_size(structure: Structure, *, rows: int, columns: int) -> int:

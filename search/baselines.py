@@ -94,7 +94,9 @@ def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
             ranks[index] += 1
             slack -= step
     if slack < 0:
-        raise BudgetUnreachable("budget", f"{budget:,} is below rank 1 in every layer")
+        raise BudgetUnreachable(
+            "budget", f"{budget:,} does not pay for the same share of every layer, at least rank 1"
+        )
     return ranks
 
 

@@ -28,10 +28,10 @@ def start_ranks(
         case "uniform":
             ranks = uniform_ranks(resolved, cost)
     limits = [min(layer.rows, layer.columns) for layer in resolved.layers]
-    group = settings.group
+    groups = [min(settings.group, limit) for limit in limits]
     return [
-        max(group, min(-(-rank // group) * group, limit // group * group))
-        for rank, limit in zip(ranks, limits, strict=True)
+        min(-(-rank // group) * group, limit // group * group)
+        for rank, group, limit in zip(ranks, groups, limits, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What an exported network does: its quality, its cost and its time beside the dense one's."""
+"""What an exported network costs, and how long it takes beside the dense one."""
 
 import fcntl
 import statistics

@@ -130,7 +130,8 @@ class Learner:
         if relaxed_cost(self.layers, self.constraint.weights) <= self.constraint.budget:
             return
         ratios = [self._cost_over_saliency(i) for i in range(len(self.layers))]
-        typical = torch.cat(ratios).median()
+        # Where most groups are dead the median is zero, and their own ratio would be 0 / 0.
+        typical = torch.cat(ratios).median().clamp(min=SMALLEST)
         for layer, ratio in zip(self.layers, ratios, strict=True):
             threshold = strength * (ratio / typical).clamp(max=10)
             for support in (layer.row_support, layer.column_support):

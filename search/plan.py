@@ -79,7 +79,7 @@ def startable(
             case "baseline":
                 return plan[0].number in ended
             case "candidate":
-                return plan[0].number in ended and _last_known(trial, spec) < first_open
+                return plan[0].number in ended and last_known(trial, spec) < first_open
             case "measurement":
                 return left == [trial]
             case _:
@@ -88,7 +88,7 @@ def startable(
     return tuple(trial for trial in left if may_start(trial))
 
 
-def _last_known(candidate: PlannedTrial, spec: SearchSpec) -> int:
+def last_known(candidate: PlannedTrial, spec: SearchSpec) -> int:
     """Return the number up to which a candidate's proposal knows the candidates."""
     return candidate.number - (0 if candidate.repeat else spec.compute.parallel)
 
@@ -103,7 +103,7 @@ def prerequisites(
         case "baseline":
             return tuple(other for other in trials if other.kind == "reference")
         case "candidate":
-            last = _last_known(trial, spec)
+            last = last_known(trial, spec)
             return tuple(
                 other
                 for other in trials

@@ -21,8 +21,6 @@ from models.structured.mask import gaudi_mask, round_to_samples
 class RelaxedLinear(nn.Module):
     """y = sum_k (row mask_k * U_k) (column mask_k * V_k)^T x + bias, every mask learnable."""
 
-    row_width: Tensor
-    column_width: Tensor
     row_saliency: Tensor
     column_saliency: Tensor
     whole_saliency: Tensor

@@ -71,7 +71,8 @@ def run_trial(
     """Run one trial to its end, or until asked to stop, resuming from `folder` where it can.
 
     `uploads/<artifact id>` holds what the spec names; `cache` keeps references between searches.
-    `history` holds every trial that has ended; the network lies in `folder/export` afterwards.
+    `history` holds at least the ended trials that this one waited for (see `plan.prerequisites`);
+    the network lies in `folder/export` afterwards.
     """
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from search.profile import LayerProfile
 from search.relaxation import RelaxedLinear, cell_sums, inside
 
-LARGEST = 1e30  # an infinite saliency could never leave, and the cost would never come down
+LARGEST = 1e30  # what has no finite saliency could never leave, and the cost would never fall
 
 
 @torch.no_grad()
@@ -28,8 +28,7 @@ def observe_gradient(layer: RelaxedLinear, *, keep: float) -> None:
     layer.row_saliency.lerp_(cell_sums(rows, layer.row_cell).square(), 1 - keep)
     layer.column_saliency.lerp_(cell_sums(columns, layer.column_cell).square(), 1 - keep)
     layer.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
-    for saliency in (layer.row_saliency, layer.column_saliency, layer.whole_saliency):
-        saliency.clamp_(max=LARGEST)
+    _keep_finite(layer)
 
 
 @torch.no_grad()
@@ -48,10 +47,16 @@ def measure_curvature(layer: RelaxedLinear, p: LayerProfile) -> None:
     layer.row_saliency.copy_(tokens * _trace(row_parts, column_whole[:, None]))
     layer.column_saliency.copy_(tokens * _trace(column_parts, row_whole[:, None]))
     layer.whole_saliency.copy_(tokens * _trace(row_whole, column_whole))
+    _keep_finite(layer)
+
+
+def _keep_finite(layer: RelaxedLinear) -> None:
+    for saliency in (layer.row_saliency, layer.column_saliency, layer.whole_saliency):
+        saliency.nan_to_num_(nan=LARGEST).clamp_(max=LARGEST)
 
 
 def _trace(left: Tensor, right: Tensor) -> Tensor:
-    return reduce(left * right, "... one other -> ...", "sum").clamp(min=0, max=LARGEST)
+    return reduce(left * right, "... one other -> ...", "sum").clamp(min=0)
 
 
 def _products(

@@ -18,8 +18,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
-from search.plan import PlannedTrial, first_candidate
-from search.spec import LearnerSettings, Range, Sampler, SearchSpec, Space
+from search.plan import PlannedTrial, first_candidate, last_known
+from search.spec import LearnerSettings, Sampler, SearchSpec, Space
 from search.trial import FinishedTrial
 
 STARTUP = 3  # candidates that are known before the sampler models and the pruner compares
@@ -62,7 +62,7 @@ def known_candidates(
     spec: SearchSpec, planned: PlannedTrial, history: Sequence[FinishedTrial]
 ) -> list[FinishedTrial]:
     """Return the candidates that `planned` may be made from, in the order of their numbers."""
-    last = planned.number - (0 if planned.repeat else spec.compute.parallel)
+    last = last_known(planned, spec)
     known = [
         trial
         for trial in history
@@ -135,23 +135,13 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
         "start": CategoricalDistribution(space.starts),
         "group": CategoricalDistribution(space.groups),
     }
-    for name, interval in _ranges(space).items():
+    for name, interval in space.ranges.items():
         drawn[name] = FloatDistribution(interval.low, interval.high, log=interval.low > 0)
     return drawn
-
-
-def _ranges(space: Space) -> dict[str, Range]:
-    return {
-        "start_excess": space.start_excess,
-        "sigma_start": space.sigma_start,
-        "sigma_end": space.sigma_end,
-        "shrink": space.shrink,
-        "structural_rate": space.structural_rate,
-    }
 
 
 def _is_drawable(settings: LearnerSettings, space: Space) -> bool:
     """Whether the sampler could have proposed these settings: the given ones may lie outside."""
     values = settings.model_dump()
-    inside = (i.low <= values[name] <= i.high for name, i in _ranges(space).items())
+    inside = (i.low <= values[name] <= i.high for name, i in space.ranges.items())
     return settings.start in space.starts and settings.group in space.groups and all(inside)

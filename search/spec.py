@@ -9,10 +9,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     model_validator,
 )
 
-from models.cost import Quantity, dense_cost, layer_weight
+from models.cost import UNITS, Quantity, dense_cost, layer_weight
 from models.spec import (
     ImageTask,
     LayerSpec,
@@ -36,7 +37,7 @@ BaselineName = Literal["dense_shrunk", "uniform_low_rank", "allocated_low_rank",
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Pattern = Annotated[str, Field(min_length=1)]
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 # Every trial is a row from the first moment on, and every epoch a point of its curves.
@@ -76,7 +77,7 @@ class Compute(Spec):
     trials: Annotated[int, Field(ge=0, le=10_000)] = 8
     epochs: Epochs = 8
     reference_epochs: Epochs = 20
-    seconds: PositiveFloat | None = None
+    seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None  # a date that can be written
     parallel: Annotated[int, Field(gt=0, le=1024)] = 1
 
 
@@ -143,20 +144,41 @@ class Space(Spec):
     `learner` is the first candidate, and what the others keep where nothing is drawn.
     """
 
-    baselines: tuple[BaselineName, ...] = (
+    baselines: Annotated[tuple[BaselineName, ...], Field(max_length=4)] = (
         "dense_shrunk",
         "uniform_low_rank",
         "allocated_low_rank",
         "block_diagonal",
     )
-    starts: Annotated[tuple[StartName, ...], Field(min_length=1)] = ("answer", "output")
-    groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4)
-    start_excess: Range = Range(low=1.0, high=1.5)
+    starts: Annotated[tuple[StartName, ...], Field(min_length=1, max_length=3)] = ("answer",)
+    groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=100)] = (1, 2, 4)
+    start_excess: Range = Range(low=1.05, high=1.3)
     sigma_start: Range = Range(low=0.02, high=0.3)
     sigma_end: Range = Range(low=0.5, high=2.0)
     shrink: Range = Range(low=0.01, high=0.5)
     structural_rate: Range = Range(low=0.1, high=10.0)
     learner: LearnerSettings = LearnerSettings()
+
+    @model_validator(mode="after")
+    def _ranges_are_admissible(self) -> Self:
+        for name, interval in self.ranges.items():
+            try:
+                LearnerSettings.model_validate({name: interval.low})
+            except ValidationError as error:
+                rule = error.errors()[0]["msg"].removeprefix("Input should be ")
+                raise ValueError(f"{name} begins at {interval.low}, but must be {rule}") from error
+        return self
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The numbers that are drawn, each from its interval."""
+        return {
+            "start_excess": self.start_excess,
+            "sigma_start": self.sigma_start,
+            "sigma_end": self.sigma_end,
+            "shrink": self.shrink,
+            "structural_rate": self.structural_rate,
+        }
 
 
 class Sampler(Spec):
@@ -228,7 +250,7 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
     if budget < smallest:
         raise BudgetUnreachable(
             "budget",
-            f"a budget of {budget:,} {_UNITS[quantity]} cannot be reached: "
+            f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
             f"rank 1 in all {len(layers)} eligible layers costs {smallest:,} "
             f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
             "ask for at least that, or exclude layers",
@@ -241,9 +263,6 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         dense_cost=dense,
         smallest_cost=smallest,
     )
-
-
-_UNITS: dict[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
 def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:

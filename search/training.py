@@ -150,7 +150,10 @@ def fit(
     per_epoch = problem.steps_per_epoch
     losses = _resume(checkpoint, phase, network, optimiser)
     for index, known in enumerate(losses, phase.first_epoch + 1):
-        after_epoch(index * per_epoch, known)
+        # Told again: who was killed may have kept the epoch and not yet said what it came to.
+        done, metrics = index * per_epoch, {"validation_loss": known}
+        progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
+        after_epoch(done, known)
     for epoch in range(phase.first_epoch + len(losses), phase.last_epoch):
         network.train()
         for index, indices in enumerate(problem.batches(epoch)):

@@ -86,23 +86,17 @@ class FolderStore:
 
     def upload(self, artifact_id: str) -> Path:
         """The file of an upload."""
-        return _existing(self.uploads, artifact_id)
-
-    def exported(self, search_id: str, number: int, attempt: int, name: str) -> Path:
-        """One file of what an attempt exported."""
-        return _existing(self.attempt(search_id, number, attempt) / "export", name)
+        # An id is one component: nothing a client sends leads to another folder.
+        path = self.uploads / artifact_id
+        if Path(artifact_id).name != artifact_id or not path.is_file():
+            raise ArtifactNotFound(artifact_id)
+        return path
 
     def exports(self, search_id: str, number: int, attempt: int) -> tuple[Path, ...]:
         """Every file that an attempt exported."""
         folder = self.attempt(search_id, number, attempt) / "export"
-        return tuple(sorted(path for path in folder.glob("*") if path.is_file()))
-
-
-def _existing(folder: Path, name: str) -> Path:
-    # A name is one component: nothing a client sends leads to another folder.
-    if Path(name).name != name or not (folder / name).is_file():
-        raise ArtifactNotFound(name)
-    return folder / name
+        # What begins with a dot is still being written, or was when its writer died.
+        return tuple(sorted(path for path in folder.glob("[!.]*") if path.is_file()))
 
 
 def _receive(chunks: Iterable[bytes], file: BinaryIO, max_bytes: int) -> tuple[str, int]:
@@ -166,6 +160,8 @@ def _described(header: dict[str, Any]) -> _Tensor:
             field="file",
         )
     ((name, entry),) = header.items()
+    if "\0" in name:  # PostgreSQL keeps no such text
+        raise ArtifactRefused("the tensor's name holds a NUL character", field="file")
     try:
         shape = tuple(entry["shape"])
         start, end = entry["data_offsets"]

@@ -17,7 +17,7 @@ from rich.text import Text
 from service import terminal
 from service.client import Client, Refused, SearchAnswer, Unreachable
 from service.settings import Settings
-from service.supervisor import CannotStart, Supervisor, listen, url_of
+from service.supervisor import CannotStart, Supervisor, listen, url_at, url_of
 
 # An open event stream would keep the server from ending.
 GRACE_SECONDS = 3
@@ -78,7 +78,7 @@ def serve(
 
 @app.command()
 def worker() -> None:
-    """Run trials, one after another."""
+    """Run trials as they come, until Ctrl-C."""
     command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker"]
     os.execv(sys.executable, command)  # noqa: S606
 
@@ -127,14 +127,9 @@ def _watched(client: Client, search_id: str) -> SearchAnswer:
 
 
 def _print_search(client: Client, search: SearchAnswer) -> None:
-    why = ": ".join(part for part in (search.reason, search.sentence) if part)
-    out.print(
-        Text(search.name or search.id),
-        Text(search.state, style="bold"),
-        why,
-        sep=": ",
-        markup=False,
-    )
+    said = [Text(search.name or search.id), Text(search.state, style="bold")]
+    said += [Text(part) for part in (search.reason, search.sentence) if part]
+    out.print(Text(": ").join(said))
     if search.state == "SUCCEEDED":
         report = client.report(search.id)
         out.print(terminal.report_table(report))
@@ -159,7 +154,12 @@ def _read(file: str) -> dict[str, object]:
 
 
 def _settings() -> Settings:
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise CannotStart(f"MATNAS_{name}: {first['msg']}") from error
 
 
 def _listen(settings: Settings, host: str | None, port: int | None) -> socket.socket:
@@ -184,7 +184,7 @@ def _migrate(settings: Settings) -> None:
 
 def _client(url: str | None) -> Client:
     settings = _settings()
-    return Client(url or f"http://{settings.host}:{settings.port}")
+    return Client(url or url_at(settings.host, settings.port))
 
 
 def _say(sentence: str) -> None:
@@ -203,10 +203,6 @@ def _plainly() -> Iterator[None]:
         _fail(str(error), 2)
     except CannotStart as error:
         _fail(str(error), 2)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        _fail(f"MATNAS_{name}: {first['msg']}", 2)
     except json.JSONDecodeError as error:
         _fail(f"the file is not JSON: {error}", 2)
     except (OSError, ValueError) as error:

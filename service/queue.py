@@ -75,7 +75,8 @@ def _send(trial_ids: tuple[str, ...]) -> None:
             return
 
 
-_REDIS = {"socket_connect_timeout": 2.0, "socket_timeout": 30.0}
+# A request does not wait for a broker that is away; a worker waits by Celery's own settings.
+_REDIS = {"socket_connect_timeout": 2.0, "max_retries": 1, "interval_start": 0}
 
 
 def _folders(settings: Settings) -> dict[str, Any]:

@@ -71,6 +71,11 @@ def is_loopback(host: str) -> bool:
 def url_of(listener: socket.socket) -> str:
     """Where a browser on this machine finds what `listener` serves."""
     host, port = listener.getsockname()[:2]
+    return url_at(host, port)
+
+
+def url_at(host: str, port: int) -> str:
+    """The address as a URL, by way of loopback where it stands for every address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -9,11 +9,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from models.cost import dense_cost, layer_cost
+from models.cost import UNITS, dense_cost, layer_cost
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import UNITS, duration, in_words
+from service.words import duration, in_words
 
 MEASURED = "[dim]latency: time over the dense reference's, on {threads} thread(s)[/dim]"
 

@@ -1,12 +1,8 @@
-"""Structures, numbers and times in a few words, the same for terminals and for pages."""
+"""Structures and times in a few words, the same for terminals and for pages."""
 
-from collections.abc import Mapping
 from typing import assert_never
 
-from models.cost import Quantity
 from models.spec import BlockDiagonal, Dense, Gblr, LowRank, Structure
-
-UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
 def in_words(structure: Structure) -> str:

@@ -1,4 +1,4 @@
-"""A child must not outlive its worker: nobody would renew its claim's meaning, or stop it."""
+"""A child must not outlive its worker: nobody would be left to stop it."""
 
 import ctypes
 import os

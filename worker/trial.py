@@ -136,10 +136,10 @@ def take_over(folder: Path) -> None:
     for earlier in range(number - 1, 0, -1):
         theirs = folder.with_name(f"attempt-{earlier}")
         if theirs.is_dir():
-            # Copied, for an attempt that was only believed dead may still write there; renamed,
-            # for a folder that is there is whole.
+            # Copied, for an attempt that was only believed dead may still write there, under names
+            # that begin with a dot; renamed, for a folder that is there is whole.
             arriving = folder.with_name(f"{folder.name}.arriving")
-            shutil.copytree(theirs, arriving)
+            shutil.copytree(theirs, arriving, ignore=shutil.ignore_patterns(".*"))
             arriving.rename(folder)
             log.info("going on from the files of attempt %d", earlier)
             return

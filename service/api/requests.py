@@ -35,7 +35,7 @@ class RequestGate:
         max_upload_bytes: int,
     ) -> None:
         self._app = app
-        self._hosts = LOCAL_HOSTS | hosts
+        self._hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
 
@@ -78,8 +78,11 @@ class RequestGate:
         if b"%00" in scope["query_string"] or "\0" in scope["path"]:
             return problem(request_id, 400, "the address holds a NUL character")
         host = HOST.fullmatch(headers.get("host", ""))
-        if host is None or host["name"].strip("[]").lower() not in self._hosts:
-            return problem(request_id, 400, "this server does not answer to that Host")
+        # The address that was connected to is ours, whatever it is; only names can be rebound.
+        known = self._hosts | {(scope.get("server") or ("",))[0]}
+        if host is None or host["name"].strip("[]").lower() not in known:
+            sentence = "this server does not answer to that Host; MATNAS_ALLOWED_HOSTS may name it"
+            return problem(request_id, 400, sentence)
         if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
             return problem(request_id, 403, "writes are taken from this server's own pages only")
         length = headers.get("content-length", "0")

@@ -12,13 +12,13 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from models.cost import Quantity, dense_cost, layer_cost
+from models.cost import UNITS, Quantity, dense_cost, layer_cost
 from models.spec import LayerSpec
 from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere
-from service.words import UNITS, duration, in_words
+from service.words import duration, in_words
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
@@ -41,7 +41,9 @@ class Layer:
 
 
 @router.get("/")
-def searches(request: Request, cursor: Annotated[str | None, Query()] = None) -> HTMLResponse:
+def searches(
+    request: Request, cursor: Annotated[str | None, Query(max_length=400)] = None
+) -> HTMLResponse:
     """List the newest searches."""
     with _rows(request).read() as session:
         page = jobs.list_searches(

@@ -20,6 +20,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self._reading = self.engine.execution_options(matnas_begin="BEGIN")
+        if self.engine.dialect.name != "sqlite":
+            # Otherwise each statement would see what others have committed since the one before.
+            self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ")
         self._writing = self.engine.execution_options(matnas_begin="BEGIN IMMEDIATE")
 
     @contextmanager

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import cast
@@ -230,9 +231,13 @@ def _cursor(row: SearchRow) -> str:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
+    refused = QueryRefused("the cursor is not one of ours", field="cursor")
     try:
         moment, search_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        created_at = datetime.fromisoformat(moment)
-    except (ValueError, TypeError, binascii.Error) as error:
-        raise QueryRefused("the cursor is not one of ours", field="cursor") from error
-    return created_at.astimezone(UTC), str(search_id)
+        created_at = datetime.fromisoformat(moment).astimezone(UTC)
+        known = re.fullmatch(r"\w+", search_id, re.ASCII)
+    except (ValueError, TypeError, OverflowError, binascii.Error) as error:
+        raise refused from error
+    if known is None:
+        raise refused
+    return created_at, known[0]

@@ -72,10 +72,13 @@ def front(session: Session, search_id: str) -> tuple[FrontPoint, ...]:
     """
     search = _search(session, search_id)
     found = _measured(search) if search.report is not None else _trained(session, search_id)
-    return tuple(
-        FrontPoint(*point, on_front=not any(_beats(other, point) for other in found))
-        for point in found
-    )
+    # In this order whatever beats a point stands before it, and so does one on the front that does.
+    leading: list[_Point] = []
+    for point in sorted(found, key=_objectives):
+        if not any(_beats(other, point) for other in leading):
+            leading.append(point)
+    numbers = {number for number, *_ in leading}
+    return tuple(FrontPoint(*point, on_front=point[0] in numbers) for point in found)
 
 
 _Point = tuple[int, str, TrialKind, float, int, float | None]

@@ -1,21 +1,23 @@
 """What every request meets: an id, the same-site rules, and problem+json for every failure."""
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import Response
 
 from service import jobs
-from service.api.requests import RequestIdFilter, current_request
+from service.api.requests import RequestGate, RequestIdFilter, current_request
 from tests.serving import SPEC, Service, serving
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("home"), allowed_hosts=["matnas.lan"]) as running:
+    with serving(tmp_path_factory.mktemp("home"), allowed_hosts=["Matnas.lan"]) as running:
         yield running
 
 
@@ -90,6 +92,29 @@ def test_log_lines_carry_the_request(service: Service, caplog: pytest.LogCapture
 )
 def test_only_known_hosts_are_answered(service: Service, host: str, status: int) -> None:
     assert service.http.get("/healthz", headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(("host", "status"), [("10.0.0.7:8000", 200), ("10.0.0.8:8000", 400)])
+def test_the_address_that_was_connected_to_is_a_known_host(host: str, status: int) -> None:
+    gate = RequestGate(Response(), hosts=frozenset(), max_body_bytes=1000, max_upload_bytes=1000)
+    told: list[Any] = []
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"host", host.encode())],
+        "server": ("10.0.0.7", 8000),
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        told.append(message)
+
+    asyncio.run(gate(scope, receive, send))
+    assert told[0]["status"] == status
 
 
 @pytest.mark.parametrize(

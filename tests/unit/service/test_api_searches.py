@@ -52,6 +52,21 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
         ),
         ({"datset": "digits"}, "datset", "datset is not a field; did you mean dataset?"),
         (
+            {"space": {"start_excess": {"low": 0.5, "high": 2}}},
+            "space.start_excess",
+            "start_excess begins at 0.5, but must be greater than or equal to 1",
+        ),
+        (
+            {"compute": {"seconds": 1e300}},
+            "compute.seconds",
+            "compute.seconds is 1e+300; it must be less than or equal to 1000000000",
+        ),
+        (
+            {"space": {"baselines": ["block_diagonal"] * 5}},
+            "space.baselines",
+            "space.baselines is a list; tuple should have at most 4 items after validation, not 5",
+        ),
+        (
             {"model": {"kind": "mlp", "hiden": [3]}},
             "model.hiden",
             "model.hiden is not a field; did you mean hidden?",
@@ -179,6 +194,8 @@ def test_lists_are_filtered_sorted_and_paged(service: Service) -> None:
     [
         ("limit=201", "limit"),
         ("cursor=xyz", "cursor"),
+        ("cursor=WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzIzOjU5IiwgInNyY2hfMSJd", "cursor"),
+        ("cursor=WyIyMDI2LTAxLTAxVDAwOjAwOjAwKzAwOjAwIiwgIlx1ZDgwMCJd", "cursor"),
         ("state=LOST", "state"),
         ("color=red", "color"),
         ("created_after=2026-01-01T00:00:00", "created_after"),

@@ -122,6 +122,11 @@ def test_what_no_search_can_use_is_refused_and_nothing_is_kept(
     assert list(store.uploads.iterdir()) == []
 
 
+def test_a_name_that_a_database_cannot_keep_is_refused(store: FolderStore) -> None:
+    with pytest.raises(ArtifactRefused, match="NUL"):
+        put(store, save({"a\0b": MATRIX}))
+
+
 def test_what_is_too_large_is_refused_before_it_has_all_come(store: FolderStore) -> None:
     def endless() -> Iterator[bytes]:
         while True:
@@ -146,8 +151,6 @@ OUTSIDE: list[Callable[[FolderStore], Path]] = [
     lambda store: store.upload("art_0"),
     lambda store: store.upload("../secret"),
     lambda store: store.upload("..%2Fsecret"),
-    lambda store: store.exported("srch_1", 0, 1, "../trial.log"),
-    lambda store: store.exported("srch_1", 0, 1, "network.json"),
 ]
 
 
@@ -155,18 +158,16 @@ OUTSIDE: list[Callable[[FolderStore], Path]] = [
 def test_a_name_never_leads_to_another_folder(
     store: FolderStore, asked: Callable[[FolderStore], Path]
 ) -> None:
-    attempt = store.attempt("srch_1", 0, 1)
-    (attempt / "export").mkdir(parents=True)
-    (attempt / "trial.log").touch()
+    store.uploads.mkdir(parents=True)
     (store.home / "secret").touch()
     with pytest.raises(ArtifactNotFound):
         asked(store)
 
 
-def test_exports_are_found_by_name(store: FolderStore) -> None:
+def test_exports_are_the_files_that_are_whole(store: FolderStore) -> None:
     assert store.exports("srch_1", 0, 1) == ()
     folder = store.attempt("srch_1", 0, 1) / "export"
     folder.mkdir(parents=True)
     (folder / "network.json").touch()
+    (folder / ".network-17.pt2").touch()
     assert store.exports("srch_1", 0, 1) == (folder / "network.json",)
-    assert store.exported("srch_1", 0, 1, "network.json") == folder / "network.json"

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import StatementError
 
 from service import jobs
 from service.db.session import Database, clock
-from service.db.tables import TrialRow
+from service.db.tables import SearchRow, TrialRow
 from tests.integration.story import Story
 
 
@@ -30,6 +30,15 @@ def test_what_is_only_read_is_not_kept(database: Database) -> None:
     with database.read() as session:
         jobs.cancel(session, story.id, now=story.now)
     assert story.search.state == "QUEUED"
+
+
+def test_a_reader_does_not_see_what_others_commit_meanwhile(database: Database) -> None:
+    story = Story(database)
+    states = select(SearchRow.state).where(SearchRow.id == story.id)
+    with database.read() as session:
+        before = session.scalar(states)
+        story.cancel()
+        assert session.scalar(states) == before
 
 
 def test_a_moment_comes_back_in_utc(database: Database) -> None:

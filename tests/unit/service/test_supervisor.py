@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from service.supervisor import READY, CannotStart, is_loopback, listen, url_of
+from service.supervisor import READY, CannotStart, is_loopback, listen, url_at, url_of
 from tests.serving import SPEC
 
 
@@ -154,3 +154,15 @@ def test_a_listener_knows_its_address() -> None:
     for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):
         with listen(host, 0, allow_remote=True) as listener:
             assert url_of(listener) == f"http://{shown}:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("localhost", "http://localhost:80"),
+        ("::1", "http://[::1]:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+    ],
+)
+def test_every_address_has_a_url(host: str, url: str) -> None:
+    assert url_at(host, 80) == url

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -50,13 +51,21 @@ def test_what_was_reported_last_is_written_before_the_end(story: Story) -> None:
     assert story.trial(REFERENCE).latest == {"validation_loss": 0.25}
 
 
-def test_nothing_that_was_reported_before_a_flush_is_missing_after_it(story: Story) -> None:
+def test_a_flush_waits_for_what_is_being_written(story: Story) -> None:
     claim = story.begin(REFERENCE)
-    with RowProgress(story.database, claim, lease=timedelta(milliseconds=4)) as progress:
-        for step in range(100):
-            progress.report(Update("training", step, 100, metrics={"loss": float(step)}))
-            progress.flush()
-            assert story.trial(REFERENCE).latest == {"loss": float(step)}
+    with RowProgress(story.database, claim, lease=timedelta(seconds=60)) as progress:
+        wait(lambda: progress._renewed > 0)
+        flush = Thread(target=progress.flush)
+        with story.database.write() as session:
+            # The thread's beat has to wait for this transaction.
+            jobs.note_worker(session, "another", now=story.now)
+            progress.report(Update("training", 9, 9, metrics={"validation_loss": 0.5}))
+            wait(lambda: not progress._points)
+            flush.start()
+            flush.join(0.3)
+            assert flush.is_alive()
+        flush.join()
+        assert story.trial(REFERENCE).latest == {"validation_loss": 0.5}
 
 
 def test_the_lease_is_renewed_though_nothing_is_reported(story: Story) -> None:

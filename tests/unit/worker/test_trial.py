@@ -51,6 +51,15 @@ def test_half_a_copy_is_not_taken_for_an_attempt(tmp_path: Path) -> None:
     assert (tmp_path / "attempt-3/checkpoint.safetensors").read_text() == "whole"
 
 
+def test_what_is_only_half_written_is_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "attempt-1").mkdir()
+    (tmp_path / "attempt-1/checkpoint.safetensors").touch()
+    # What an attempt that was only believed dead renames while it is being copied.
+    (tmp_path / "attempt-1/.checkpoint-17.safetensors").symlink_to(tmp_path / "gone")
+    take_over(tmp_path / "attempt-2")
+    assert [path.name for path in (tmp_path / "attempt-2").iterdir()] == ["checkpoint.safetensors"]
+
+
 def test_a_child_does_not_outlive_its_killed_parent() -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None
