@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, final
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 
 from search.report import Report
 from search.spec import Dataset, SearchSpec
@@ -28,6 +28,16 @@ IdempotencyKey = Annotated[
 ]
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("in UTC it is outside of the calendar") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 @final
 class SearchQuery(BaseModel):
     """Which searches to list; an unknown filter is refused, not passed over."""
@@ -39,8 +49,8 @@ class SearchQuery(BaseModel):
     model: Literal["mlp", "vit", "matrix"] | None = None
     dataset: Dataset | None = None
     name: str | None = None
-    created_after: AwareDatetime | None = None
-    created_before: AwareDatetime | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
     sort: Literal["-created_at", "created_at"] = "-created_at"
     cursor: Cursor = None
     limit: Limit = 50

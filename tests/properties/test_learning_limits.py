@@ -1,0 +1,74 @@
+"""Where learning meets a limit: a phase that goes on, a narrow layer, groups that are dead."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.networks.build import build_network
+from models.spec import Mlp
+from search.candidate import relax
+from search.data import image_data, matrix_data
+from search.gradient import Constraint, Learner
+from search.profile import Profile, profile
+from search.relaxation import Relaxation
+from search.spec import LearnerSettings, Training, resolve
+from search.training import Phase, Problem, fit, weight_groups
+from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny
+
+
+def test_a_resumed_phase_tells_its_whole_curve_again(tmp_path: Path) -> None:
+    """What was killed may have kept an epoch and not yet said what it came to."""
+    data = matrix_data(mixed_matrix())
+    problem = Problem(data, None, Training(), 0.01, seed=0)
+
+    def curve(last: int) -> list[tuple[int, float]]:
+        listener, network = Listener(), torch.nn.Linear(16, 24, bias=False)
+        with torch.no_grad():
+            network.weight.fill_(0.1)
+        fit(
+            network,
+            problem,
+            Phase("tuning", 0, last, 3),
+            weight_groups(network),
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            progress=listener,
+        )
+        return [
+            (update.done, update.metrics["validation_loss"])
+            for update in listener.updates
+            if update.metrics
+        ]
+
+    first = curve(2)
+    assert len(first) == 2
+    assert curve(3)[:2] == first
+
+
+@pytest.mark.parametrize("settings", [LearnerSettings(group=4), LearnerSettings(group=3)])
+def test_a_group_is_never_larger_than_its_layer_admits(settings: LearnerSettings) -> None:
+    spec = tiny(model=Mlp(hidden=(3, 7)), budget={"ratio": 0.9})
+    resolved = resolve(spec)
+    reference = build_network(resolved.network, generator=torch.Generator().manual_seed(0))
+    measured = profile(reference, image_data("digits", seed=0), resolved)
+    _, relaxation = relax(reference, measured, resolved, settings)
+    for layer in relaxation.layers.values():
+        smaller = min(layer.layer.rows, layer.layer.columns)
+        assert layer.group == min(settings.group, smaller)
+        assert layer.group * layer.groups <= smaller
+
+
+def test_shrinking_goes_on_where_most_groups_are_dead() -> None:
+    layer = relaxed(20, 16, groups=12, seed=2)
+    rows, columns = layer.rectangles()
+    rows[1:, 1], columns[1:, 1] = 0, 0
+    rows[0], columns[0] = torch.tensor([0, 20]), torch.tensor([0, 16])
+    layer.set_rectangles(rows, columns)
+    settings = LearnerSettings(metric="gradient", structural_rate=1.0)
+    relaxation = Relaxation(layer, {"layer": layer})
+    learner = Learner(
+        relaxation, Constraint(10, (1,)), Profile(()), settings, steps=60, total_steps=100
+    )
+    learner.after_step(0, 0.01)
+    assert torch.isfinite(layer.row_support).all()
+    assert torch.isfinite(layer.column_support).all()
