@@ -79,24 +79,27 @@ def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, Structured
 
 
 def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
-    """Give every layer the same share of its dense cost, then the rest, rank by rank, in order."""
+    """Give every layer the same share of its dense cost, at least rank 1, and use up the rest.
+
+    What rounding leaves goes to the layers in order; what rank 1 overspends, the largest pay back.
+    """
     layers, share = resolved.layers, budget / resolved.dense_cost
     ranks = [
         max(1, math.floor(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
         for layer in layers
     ]
-    slack = budget - sum(
-        rank_cost(layer, rank, resolved) for layer, rank in zip(layers, ranks, strict=True)
-    )
-    for index, layer in enumerate(layers):
-        step = rank_cost(layer, 1, resolved)
-        if 0 < step <= slack and ranks[index] < min(layer.rows, layer.columns):
-            ranks[index] += 1
-            slack -= step
+    steps = [rank_cost(layer, 1, resolved) for layer in layers]
+    slack = budget - sum(rank * step for rank, step in zip(ranks, steps, strict=True))
+    while slack < 0 and max(ranks) > 1:
+        largest = ranks.index(max(ranks))
+        ranks[largest] -= 1
+        slack += steps[largest]
     if slack < 0:
-        raise BudgetUnreachable(
-            "budget", f"{budget:,} does not pay for the same share of every layer, at least rank 1"
-        )
+        raise BudgetUnreachable("budget", f"{budget:,} does not pay for rank 1 in every layer")
+    for index, layer in enumerate(layers):
+        if steps[index] <= slack and ranks[index] < min(layer.rows, layer.columns):
+            ranks[index] += 1
+            slack -= steps[index]
     return ranks
 
 

@@ -50,23 +50,23 @@ def shrink_to(
     target: int,
     *,
     pieces: Pieces,
-    slack: int = 0,
 ) -> None:
     """Remove the pieces of least saliency over saved cost until the cost is at most `target`.
 
     Each round cuts every group at most once, and saliencies do not change between rounds.
     """
     excess = relaxed_cost(layers, weights) - target
-    while excess > slack:
+    while excess > 0:
         cuts = [
             cut_ways(layer, weight, pieces) for layer, weight in zip(layers, weights, strict=True)
         ]
         best = [cut.score.min(-1) for cut in cuts]
         scores = torch.cat([scores for scores, _ in best])
+        assert scores.min() < torch.inf, "saliencies are finite, and something costs"
         owners = [(i, g) for i, layer in enumerate(layers) for g in range(layer.groups)]
         new = [layer.rectangles() for layer in layers]
         for position in torch.argsort(scores, stable=True).tolist():
-            if excess <= slack or scores[position] == torch.inf:
+            if excess <= 0 or scores[position] == torch.inf:
                 break
             index, group = owners[position]
             way = int(best[index][1][group])

@@ -23,18 +23,19 @@ MAX_HEADER_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class _Float:
-    """How a float is stored: its exponent bits all set mean infinity or NaN."""
+    """How a float is stored, and the largest exponent that single precision can hold."""
 
     bytes: int
     bits: str
     exponent: int
+    largest: int
 
 
 _FLOATS = {
-    "F64": _Float(8, "<u8", 0x7FF0_0000_0000_0000),
-    "F32": _Float(4, "<u4", 0x7F80_0000),
-    "F16": _Float(2, "<u2", 0x7C00),
-    "BF16": _Float(2, "<u2", 0x7F80),
+    "F64": _Float(8, "<u8", 0x7FF0_0000_0000_0000, 0x47D0_0000_0000_0000),
+    "F32": _Float(4, "<u4", 0x7F80_0000, 0x7F00_0000),
+    "F16": _Float(2, "<u2", 0x7C00, 0x7800),
+    "BF16": _Float(2, "<u2", 0x7F80, 0x7F00),
 }
 
 
@@ -204,11 +205,19 @@ def _check_finite(path: Path, tensor: _Tensor, *, offset: int) -> None:
     kind = _FLOATS[tensor.dtype]
     numbers = np.memmap(path, dtype=kind.bits, mode="r", offset=offset, shape=tensor.shape)
     stretch = max(1, (1 << 22) // tensor.shape[1])
+    holds_something = False
     for first in range(0, tensor.shape[0], stretch):
-        bad = (numbers[first : first + stretch] & kind.exponent) == kind.exponent
+        part = numbers[first : first + stretch]
+        holds_something |= bool((part << 1).any())  # all but the sign
+        bad = (part & kind.exponent) > kind.largest
         if bad.any():
             row, column = (int(index) for index in np.argwhere(bad)[0])
             raise ArtifactRefused(
-                f"the matrix is not finite: row {first + row}, column {column} is NaN or infinite",
+                f"the matrix is not finite: row {first + row}, column {column} is NaN, infinite or "
+                "too large for single precision",
                 field=f"file.{tensor.name}",
             )
+    if not holds_something:
+        raise ArtifactRefused(
+            "the matrix is all zeros, so there is nothing to find", field=f"file.{tensor.name}"
+        )

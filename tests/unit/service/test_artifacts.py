@@ -90,6 +90,8 @@ REFUSED: list[tuple[str, bytes, str, str]] = [
     ("half infinity", spoilt(np.inf, np.float16), "file.weight", "not finite"),
     ("double NaN", spoilt(np.nan, np.float64), "file.weight", "not finite"),
     ("brain NaN", tensor("BF16", np.full((2, 2), 0x7FC0, np.uint16)), "file.weight", "not finite"),
+    ("too large", spoilt(1e300, np.float64), "file.weight", "too large"),
+    ("zeros", save({"weight": -0.0 * MATRIX}), "file.weight", "all zeros"),
     ("two tensors", save({"a": MATRIX, "b": MATRIX}), "file", "2 tensors (a, b)"),
     ("notes that are no text", NOTED, "file", "damaged"),
     ("no tensor", written({"__metadata__": {}}), "file", "0 tensors"),
