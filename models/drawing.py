@@ -67,7 +67,7 @@ def draw_structure(structure: Structure, *, rows: int, columns: int) -> str:
     size = _size(layer)
     box = _Box(1.0, 1.0, size.width, size.height)
     parts = _matrix(layer, box)
-    return _page(_named(structure), parts, width=box.width + 2, height=box.height + 2)
+    return _page(in_words(structure), parts, width=box.width + 2, height=box.height + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def _panel(layer: LayerSpec, *, x: float, y: float) -> str:
     shape = f"{layer.rows} {TIMES} {layer.columns}, {_percent(share)}"
     label = [
         _text(layer.name.rpartition(".")[2], x, y + 4, size=13, weight=600),
-        _text(_named(layer.structure), x, y + 19, size=11),
+        _text(in_words(layer.structure), x, y + 19, size=11),
         _text(shape, x, y + 33, size=11, ink=FAINT),
     ]
     box = _Box(x, y + LABEL, size.width, size.height)
@@ -187,7 +187,8 @@ def _turns(start: int, count: int, length: int) -> list[tuple[int, int]]:
     return [(start, here)] if here == count else [(start, here), (0, count - here)]
 
 
-def _named(structure: Structure) -> str:
+def in_words(structure: Structure) -> str:
+    """`low rank, 4`, `8 diagonal blocks`, `5 rectangles, rank 12, 2 tiles` with the ranks' sum."""
     match structure:
         case Dense():
             return "dense"
@@ -196,17 +197,25 @@ def _named(structure: Structure) -> str:
         case BlockDiagonal(blocks=blocks):
             return f"{blocks} diagonal blocks"
         case Gblr(rectangles=rectangles):
-            ranks = sum(rectangle.rank for rectangle in rectangles)
-            plural = "" if len(rectangles) == 1 else "s"
-            return f"{len(rectangles)} rectangle{plural}, rank {ranks}"
+            tiles = sum(rectangle.is_tile for rectangle in rectangles)
+            ranks = sum(rectangle.rank for rectangle in rectangles if not rectangle.is_tile)
+            parts = [
+                f"{_counted(len(rectangles) - tiles, 'rectangle')}, rank {ranks}",
+                _counted(tiles, "tile"),
+            ]
+            return ", ".join(part for part in parts if not part.startswith("0")) or "nothing"
         case _:
             assert_never(structure)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _sentence(layer: LayerSpec) -> str:
     size = structure_size(layer.structure, rows=layer.rows, columns=layer.columns)
     return (
-        f"{layer.name}: {_named(layer.structure)}; {size:,} of {layer.rows * layer.columns:,} "
+        f"{layer.name}: {in_words(layer.structure)}; {size:,} of {layer.rows * layer.columns:,} "
         f"numbers, {layer_cost(layer, 'macs'):,} MACs a sample"
     )
 

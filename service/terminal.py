@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from models.cost import UNITS, dense_cost, layer_cost
+from models.drawing import in_words
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import duration, in_words
+from service.words import duration
 
 MEASURED = "[dim]latency: time over the dense reference's, on {threads} thread(s)[/dim]"
 

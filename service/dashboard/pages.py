@@ -13,12 +13,13 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.cost import UNITS, Quantity, dense_cost, layer_cost
+from models.drawing import in_words
 from models.spec import LayerSpec
 from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere
-from service.words import duration, in_words
+from service.words import duration
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
