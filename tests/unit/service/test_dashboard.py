@@ -51,7 +51,7 @@ def test_networks_are_shown_side_by_side(service: Service) -> None:
     play(service, search_id)
     page = service.http.get(f"/view/compare?trials={search_id}-1&trials={search_id}:3").text
     assert page.count("structure.svg") == 2
-    assert "rank 4" in page
+    assert "low rank, 4" in page
     assert "1 tile" in page
 
 
