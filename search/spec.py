@@ -160,6 +160,12 @@ class Space(Spec):
     learner: LearnerSettings = LearnerSettings()
 
     @model_validator(mode="after")
+    def _no_family_twice(self) -> Self:
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError("baselines names a family twice")
+        return self
+
+    @model_validator(mode="after")
     def _ranges_are_admissible(self) -> Self:
         for name, interval in self.ranges.items():
             try:

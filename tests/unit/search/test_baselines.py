@@ -1,0 +1,96 @@
+"""Every plain family is made within the budget, and as large as it can be."""
+
+from typing import get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from models.cost import dense_cost, layer_cost
+from models.spec import Dense, ImageTask, Mlp, Vit, dense_network
+from search.baselines import build_baseline, shrunk, uniform_ranks
+from search.evaluation import network_cost
+from search.profile import rank_cost
+from search.spec import BaselineName, BudgetUnreachable, resolve
+from tests.unit.search.builders import tiny
+from tests.unit.search.conftest import Trained
+
+
+@pytest.mark.parametrize("family", get_args(BaselineName))
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.9])
+def test_a_family_is_built_within_the_budget_and_runs(
+    trained: Trained, family: BaselineName, ratio: float
+) -> None:
+    resolved = resolve(tiny(budget={"ratio": ratio}))
+    spec, network = build_baseline(
+        family,
+        trained.reference.network,
+        trained.reference.profile,
+        resolved,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert 0 < network_cost(spec, resolved).cost <= resolved.budget
+    assert network(trained.data.validation.inputs).shape[1] == 10
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.25, 0.4, 1.0])
+def test_uniform_ranks_reach_every_budget_that_pays_for_rank_1(ratio: float) -> None:
+    smallest = resolve(tiny(budget={"ratio": 1.0})).smallest_cost
+    for budget in (smallest, int(ratio * 1216)):
+        if budget < smallest:
+            continue
+        resolved = resolve(tiny(budget={"absolute": budget}))
+        ranks = uniform_ranks(resolved, budget)
+        costs = [rank_cost(p, r, resolved) for p, r in zip(resolved.layers, ranks, strict=True)]
+        assert min(ranks) >= 1
+        assert sum(costs) <= budget
+
+
+def test_uniform_ranks_below_rank_1_are_unreachable() -> None:
+    resolved = resolve(tiny())
+    with pytest.raises(BudgetUnreachable, match="rank 1 in every layer"):
+        uniform_ranks(resolved, resolved.smallest_cost - 1)
+
+
+@pytest.mark.parametrize("model", [Mlp(hidden=(40, 30)), Vit(patch=4, width=32, depth=2)])
+def test_the_shrunk_network_is_dense_and_the_next_wider_one_is_too_large(model: Mlp | Vit) -> None:
+    resolved = resolve(tiny(model=model, budget={"ratio": 0.3}))
+    found = shrunk(resolved)
+    assert all(layer.structure == Dense() for layer in found.layers)
+    assert network_cost(found, resolved).cost <= resolved.budget
+    wider = _wider(found.model)
+    assert isinstance(resolved.network.task, ImageTask)
+    layers = dense_network(wider, resolved.network.task).layers
+    eligible = [layer for layer in layers if layer.name in resolved.eligible]
+    assert sum(dense_cost(layer, "macs") for layer in eligible) > resolved.budget
+
+
+def _wider(model: object) -> Mlp | Vit:
+    match model:
+        case Vit(width=width, heads=heads):
+            return model.model_copy(update={"width": width + heads})
+        case Mlp(hidden=hidden):
+            top = max(hidden) + 1
+            return model.model_copy(update={"hidden": tuple(round(h * top / 40) for h in (40, 30))})
+        case _:
+            raise AssertionError(model)
+
+
+def test_blocks_are_as_few_as_the_share_of_each_layer_allows(trained: Trained) -> None:
+    resolved = trained.resolved
+    spec, _ = build_baseline(
+        "block_diagonal",
+        trained.reference.network,
+        trained.reference.profile,
+        resolved,
+        generator=torch.Generator(),
+    )
+    share = resolved.budget / resolved.dense_cost
+    for layer in spec.layers:
+        if layer.name in resolved.eligible:
+            assert layer_cost(layer, "macs") <= share * dense_cost(layer, "macs")
+
+
+def test_a_family_is_not_named_twice() -> None:
+    with pytest.raises(ValidationError, match="names a family twice"):
+        tiny(space={"baselines": ["block_diagonal", "block_diagonal"]})
