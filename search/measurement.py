@@ -15,7 +15,7 @@ from search.plan import PlannedTrial
 from search.progress import Progress, Update
 from search.report import Report, ReportRow
 from search.spec import ResolvedSearch, SearchSpec
-from search.training import StoppedError, evaluate
+from search.training import evaluate, stop_if_asked
 from search.trial import FinishedTrial
 
 
@@ -51,8 +51,7 @@ def measure(
     dense = load_network(_exported(firsts[0]))
     read = []
     for index, trial in enumerate(firsts):
-        if progress.should_stop():
-            raise StoppedError
+        stop_if_asked(progress)
         progress.report(Update("measurement", index, len(firsts), unit="network"))
         read.append(_read(trial, data, dense, lock=lock))
     candidates = [one for one in read if one.planned.kind == "candidate"]

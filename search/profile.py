@@ -23,8 +23,9 @@ from models.structured.dense import DenseLinear
 from models.structured.low_rank import Decomposition, decompose
 from search.allocate import Allocation, Item, allocate
 from search.data import Data
+from search.progress import Progress, Update
 from search.spec import ResolvedSearch
-from search.training import answers, task_loss
+from search.training import answers, stop_if_asked, task_loss
 
 Awareness = Literal["output", "answer"]
 CALIBRATION = 1000  # training samples that the statistics are taken from
@@ -86,8 +87,13 @@ def rank_cost(layer: LayerSpec, rank: int, resolved: ResolvedSearch) -> int:
     return layer_weight(layer, resolved.quantity) * rank * (layer.rows + layer.columns)
 
 
-def profile(network: nn.Module, data: Data, resolved: ResolvedSearch) -> Profile:
-    """Measure the eligible layers of a dense network on the first part of the training data."""
+def profile(
+    network: nn.Module, data: Data, resolved: ResolvedSearch, progress: Progress
+) -> Profile:
+    """Measure the eligible layers of a dense network on the first part of the training data.
+
+    Raises StoppedError between two layers.
+    """
     inputs = data.train.inputs[:CALIBRATION]
     names = [layer.name for layer in resolved.layers]
     moments = second_moments(network, names, inputs)
@@ -98,7 +104,9 @@ def profile(network: nn.Module, data: Data, resolved: ResolvedSearch) -> Profile
     targets = data.train.targets[:CALIBRATION]
     share = resolved.budget / resolved.dense_cost
     profiles = []
-    for layer in resolved.layers:
+    for index, layer in enumerate(resolved.layers):
+        stop_if_asked(progress)
+        progress.report(Update("profile", index, len(resolved.layers), unit="layer"))
         module = dense_layer(network, layer.name)
         weight = module.weight.detach().clone()
         terms = decompose(weight, moments[layer.name])

@@ -17,7 +17,7 @@ from models.networks.build import build_network
 from models.spec import Matrix
 from search.data import VARIANTS, Data
 from search.profile import Profile, dense_layer, load_profile, profile, save_profile
-from search.progress import Progress, Update
+from search.progress import Progress
 from search.spec import ResolvedSearch, SearchSpec
 from search.training import Phase, Problem, answers, fit, weight_groups
 
@@ -51,8 +51,8 @@ def make_reference(
     save_network(folder / "export", resolved.network, network)
     if (kept / "answers.safetensors").exists():
         shutil.copy2(kept / "answers.safetensors", folder / "answers.safetensors")
-    progress.report(Update("profile", 0, len(resolved.eligible), unit="layer"))
-    save_profile(folder / "profile.safetensors", profile(network, data, resolved))
+    measured = profile(network, data, resolved, progress)
+    save_profile(folder / "profile.safetensors", measured)
     return network
 
 

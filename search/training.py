@@ -111,6 +111,12 @@ def evaluate(network: nn.Module, data: Data, split: Split) -> tuple[float, float
     return loss, float((outputs.argmax(-1) == split.targets).double().mean())
 
 
+def stop_if_asked(progress: Progress) -> None:
+    """Raise StoppedError where whoever runs the trial wants it to end."""
+    if progress.should_stop():
+        raise StoppedError
+
+
 @dataclass(frozen=True, slots=True)
 class Phase:
     """A stretch of epochs of a trial: the learning rate's schedule spans all `total_epochs`."""
@@ -158,8 +164,7 @@ def fit(
         network.train()
         for index, indices in enumerate(problem.batches(epoch)):
             step = epoch * per_epoch + index
-            if progress.should_stop():
-                raise StoppedError
+            stop_if_asked(progress)
             share = learning_rate_share(step, phase.total_epochs * per_epoch)
             for group in optimiser.param_groups:
                 group["lr"] = problem.rate * share * group["factor"]

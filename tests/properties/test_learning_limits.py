@@ -12,6 +12,7 @@ from search.data import image_data, matrix_data
 from search.gradient import Constraint, Learner
 from search.profile import Profile, profile
 from search.relaxation import Relaxation
+from search.run import Silent
 from search.spec import LearnerSettings, Training, resolve
 from search.training import Phase, Problem, fit, weight_groups
 from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny
@@ -50,7 +51,7 @@ def test_a_group_is_never_larger_than_its_layer_admits(settings: LearnerSettings
     spec = tiny(model=Mlp(hidden=(3, 7)), budget={"ratio": 0.9})
     resolved = resolve(spec)
     reference = build_network(resolved.network, generator=torch.Generator().manual_seed(0))
-    measured = profile(reference, image_data("digits", seed=0), resolved)
+    measured = profile(reference, image_data("digits", seed=0), resolved, Silent())
     _, relaxation = relax(reference, measured, resolved, settings)
     for layer in relaxation.layers.values():
         smaller = min(layer.layer.rows, layer.layer.columns)

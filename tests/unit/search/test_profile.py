@@ -17,6 +17,7 @@ from search.profile import (
     save_profile,
     second_moments,
 )
+from search.run import Silent
 from tests.unit.search.conftest import Trained
 
 
@@ -110,7 +111,7 @@ def test_a_profile_is_read_back_as_it_was_and_leaves_the_network_alone(
 ) -> None:
     network = trained.reference.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    measured = profile(network, trained.data, trained.resolved)
+    measured = profile(network, trained.data, trained.resolved, Silent())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     save_profile(tmp_path / "profile", measured)
     again = load_profile(tmp_path / "profile", network, trained.resolved)

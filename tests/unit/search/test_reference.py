@@ -10,6 +10,7 @@ from search.profile import Awareness
 from search.progress import Progress
 from search.reference import load_reference, make_reference, reference_key
 from search.spec import SearchSpec, resolve
+from search.training import StoppedError
 from tests.unit.search.builders import Listener, matrix_spec, mixed_matrix, tiny, upload
 from tests.unit.search.conftest import Trained
 
@@ -31,8 +32,8 @@ def test_the_second_search_does_not_train(digits: Data, tmp_path: Path) -> None:
     first, second = Listener(), Listener()
     one = make(tiny(), digits, tmp_path / "one", first)
     two = make(tiny(budget={"ratio": 0.3}), digits, tmp_path / "two", second)
-    assert first.asked == 2 * 5
-    assert second.asked == 0
+    assert first.asked == 2 * 5 + 2  # each step of two epochs, and each of two layers
+    assert {update.phase for update in second.updates} == {"profile"}
     for left, right in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(left, right)
 
@@ -107,5 +108,11 @@ def test_the_reference_of_a_matrix_is_the_matrix(tmp_path: Path) -> None:
         progress=listener,
     )
     assert torch.equal(network.get_parameter("matrix.weight"), mixed_matrix())
-    assert listener.asked == 0
+    assert {update.phase for update in listener.updates} == {"profile"}
     assert load_reference(folder, resolved).answers is None
+
+
+def test_the_measuring_of_layers_hears_that_it_shall_stop(digits: Data, tmp_path: Path) -> None:
+    make(tiny(), digits, tmp_path / "one", Listener())
+    with pytest.raises(StoppedError):
+        make(tiny(), digits, tmp_path / "two", Listener(stop_after=1))
