@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo up check test golden format clean
+.PHONY: help install demo up check test proof golden format clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -37,6 +37,9 @@ test: $(STAMP)  ## Run every test, with coverage
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+proof: $(STAMP)  ## Run the demonstration's whole search on PostgreSQL and Valkey (minutes)
+	FULL_DEMO=1 $(BIN)/python -m pytest tests/integration/test_worker.py -k postgresql
 
 golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
 	$(BIN)/python -m tests.golden.test_losses

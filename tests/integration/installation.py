@@ -15,7 +15,7 @@ import psutil
 
 from tests.conftest import free_port
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 500.0
 
 
 @final

@@ -1,6 +1,7 @@
 """Real searches by a real server and real workers, which are killed where it hurts most."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,10 +127,10 @@ def test_a_cancelled_search_stops_within_a_moment(installation: Installation) ->
 def test_the_demo_runs_on_postgresql_and_valkey(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
-    # The demo's model, data and budget, with fewer epochs, trials and baselines: a minute's work.
     spec = json.loads(Path("examples/mnist_vit.json").read_text())
-    spec["compute"] |= {"trials": 1, "epochs": 2, "reference_epochs": 1}
-    spec["space"] = SPEC["space"]
+    if not os.environ.get("FULL_DEMO"):  # `make proof` runs it whole; this is a minute's work
+        spec["compute"] |= {"trials": 1, "epochs": 2, "reference_epochs": 1}
+        spec["space"] = SPEC["space"]
     servers = {"MATNAS_DATABASE_URL": postgres_url, "MATNAS_BROKER_URL": valkey_url}
     with Installation(tmp_path / "home", **servers).running() as installed:
         workers: list[subprocess.Popen[bytes]] = [installed.start_worker() for _ in range(2)]
@@ -139,7 +140,8 @@ def test_the_demo_runs_on_postgresql_and_valkey(
         assert not (installed.home / "broker").exists()
         for number in range(installed.get(search_id)["progress"]["total"]):
             told = installed.told_of(search_id, number)
-            assert told == ["WAITING", "RUNNING", "COMPLETE"]
+            assert told[:2] == ["WAITING", "RUNNING"]
+            assert told[2:] in (["COMPLETE"], ["PRUNED"])
         for worker in workers:
             worker.terminate()
             assert worker.wait(20) == 0
