@@ -1,4 +1,4 @@
-"""What a structure and a network cost, by arithmetic alone: no tensor is allocated to count it.
+"""What a layer and a network cost, by arithmetic alone: no tensor is allocated to count it.
 
 MACs are multiply-accumulates. A structure's are for one input vector, a layer's and a network's
 for one sample (a layer is used once for each of its tokens).
@@ -7,48 +7,16 @@ for one sample (a layer is used once for each of its tokens).
 from collections.abc import Mapping
 from typing import Literal, assert_never
 
-from models.spec import (
-    BlockDiagonal,
-    Dense,
-    Gblr,
-    ImageTask,
-    LayerSpec,
-    LowRank,
-    Matrix,
-    Mlp,
-    NetworkSpec,
-    Rectangle,
-    Structure,
-    Vit,
-)
+from models.spec import ImageTask, LayerSpec, Matrix, Mlp, NetworkSpec, Vit
+from models.structures import Dense
+from models.structures.base import StructureSpec
 
 Quantity = Literal["macs", "parameters"]
 UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 
-def structure_size(structure: Structure, *, rows: int, columns: int) -> int:
-    """Numbers stored, which for every structure here are also the MACs for one input vector."""
-    match structure:
-        case Dense():
-            return rows * columns
-        case LowRank(rank=rank):
-            return rank * (rows + columns)
-        case BlockDiagonal(blocks=blocks):
-            return blocks * -(-rows // blocks) * -(-columns // blocks)
-        case Gblr(rectangles=rectangles):
-            return sum(rectangle_size(rectangle) for rectangle in rectangles)
-        case _:
-            assert_never(structure)
-
-
-def rectangle_size(rectangle: Rectangle) -> int:
-    """The two factors, or the dense tile where that is no larger."""
-    area = rectangle.row_count * rectangle.column_count
-    return min(area, rectangle.rank * (rectangle.row_count + rectangle.column_count))
-
-
 def layer_weight(layer: LayerSpec, quantity: Quantity) -> int:
-    """How much of `quantity` each number of the layer's matrix costs for one sample."""
+    """How much of `quantity` each number of a matrix that is used whole costs for one sample."""
     match quantity:
         case "macs":
             return layer.tokens
@@ -60,13 +28,12 @@ def layer_weight(layer: LayerSpec, quantity: Quantity) -> int:
 
 def layer_cost(layer: LayerSpec, quantity: Quantity) -> int:
     """MACs for one sample, or parameters, of the layer's matrix (its bias is not counted)."""
-    size = structure_size(layer.structure, rows=layer.rows, columns=layer.columns)
-    return layer_weight(layer, quantity) * size
+    return _cost(layer, layer.structure, quantity)
 
 
 def dense_cost(layer: LayerSpec, quantity: Quantity) -> int:
     """What the same layer would cost dense."""
-    return layer_weight(layer, quantity) * layer.rows * layer.columns
+    return _cost(layer, Dense(), quantity)
 
 
 def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
@@ -74,42 +41,20 @@ def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
 
     One more rank, the next smaller number of blocks, or one more row or column in a rectangle.
     """
-    rows, columns, structure = layer.rows, layer.columns, layer.structure
-    size = structure_size(structure, rows=rows, columns=columns)
-    larger: list[Structure] = []
-    match structure:
-        case Dense():
-            pass
-        case LowRank(rank=rank):
-            larger = [LowRank(rank=rank + 1)] if rank < min(rows, columns) else []
-        case BlockDiagonal(blocks=blocks):
-            larger = [BlockDiagonal(blocks=fewer) for fewer in range(1, blocks)]
-        case Gblr(rectangles=rectangles):
-            steps = [
-                rectangle_size(grown) - rectangle_size(rectangle)
-                for rectangle in rectangles
-                for grown in _grown(rectangle, rows=rows, columns=columns)
-            ]
-            return _least(steps, layer_weight(layer, quantity))
+    now = layer_cost(layer, quantity)
+    larger = layer.structure.larger(rows=layer.rows, columns=layer.columns)
+    steps = (_cost(layer, structure, quantity) - now for structure in larger)
+    return min((step for step in steps if step > 0), default=None)
+
+
+def _cost(layer: LayerSpec, structure: StructureSpec, quantity: Quantity) -> int:
+    match quantity:
+        case "macs":
+            return layer.tokens * structure.mac_count(rows=layer.rows, columns=layer.columns)
+        case "parameters":
+            return structure.parameter_count(rows=layer.rows, columns=layer.columns)
         case _:
-            assert_never(structure)
-    steps = [structure_size(more, rows=rows, columns=columns) - size for more in larger]
-    return _least(steps, layer_weight(layer, quantity))
-
-
-def _least(steps: list[int], weight: int) -> int | None:
-    possible = [step for step in steps if step > 0]
-    return weight * min(possible) if possible else None
-
-
-def _grown(rectangle: Rectangle, *, rows: int, columns: int) -> list[Rectangle]:
-    """List the rectangles that are one row or one column larger."""
-    grown = []
-    if rectangle.row_count < rows:
-        grown.append(rectangle.model_copy(update={"row_count": rectangle.row_count + 1}))
-    if rectangle.column_count < columns:
-        grown.append(rectangle.model_copy(update={"column_count": rectangle.column_count + 1}))
-    return grown
+            assert_never(quantity)
 
 
 def network_macs(network: NetworkSpec) -> int:

@@ -1,38 +1,33 @@
 """A found network as an SVG of text alone: for every searched layer a panel with its structure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from math import sqrt
-from typing import assert_never
 
-from models.cost import dense_cost, layer_cost, rectangle_size, structure_size
-from models.spec import (
-    BlockDiagonal,
-    Dense,
-    Gblr,
-    LayerSpec,
-    LowRank,
-    NetworkSpec,
-    Rectangle,
-    Structure,
-)
+from models.cost import dense_cost, layer_cost
+from models.spec import LayerSpec, NetworkSpec
+from models.structures import Structure
+from models.structures.base import Patch, Tone
 
 # Pixels. Every matrix gets the same area, in its own proportions, so that small layers can be read;
 # its true size stands in the label.
 AREA, LONGEST, SHORTEST = 112.0**2, 240.0, 6.0
 MARGIN, GAP, LABEL, CELL = 28.0, 30.0, 44.0, 132.0
 MOST_IN_A_LINE = 6
-DARKEST = 0.85  # opacity where all of a layer's rectangles overlap; each adds by its share of rank
 TIMES = "\N{MULTIPLICATION SIGN}"
 PAPER, FIELD, FRAME, INK, FAINT = "#faf9f6", "#ffffff", "#cfcabf", "#23211d", "#777067"
-COLOURS = {
+COLOURS: Mapping[Tone, str] = {
     "dense": "#857f74",
     "low rank": "#b8562c",
-    "block diagonal": "#2c7a57",
+    "blocks": "#2c7a57",
     "rectangles": "#2a5ca8",
     "tiles": "#6b3fa0",
+    "sparse entries": "#a83254",
+    "product of sparse factors": "#8a7a1f",
+    "tensor network": "#1f7f8a",
+    "shift-invariant": "#5b6b2f",
 }
 
 
@@ -67,7 +62,7 @@ def draw_structure(structure: Structure, *, rows: int, columns: int) -> str:
     size = _size(layer)
     box = _Box(1.0, 1.0, size.width, size.height)
     parts = _matrix(layer, box)
-    return _page(in_words(structure), parts, width=box.width + 2, height=box.height + 2)
+    return _page(structure.in_words(), parts, width=box.width + 2, height=box.height + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ def _panel(layer: LayerSpec, *, x: float, y: float) -> str:
     shape = f"{layer.rows} {TIMES} {layer.columns}, {_percent(share)}"
     label = [
         _text(layer.name.rpartition(".")[2], x, y + 4, size=13, weight=600),
-        _text(in_words(layer.structure), x, y + 19, size=11),
+        _text(layer.structure.in_words(), x, y + 19, size=11),
         _text(shape, x, y + 33, size=11, ink=FAINT),
     ]
     box = _Box(x, y + LABEL, size.width, size.height)
@@ -129,56 +124,25 @@ def _panel(layer: LayerSpec, *, x: float, y: float) -> str:
 
 def _matrix(layer: LayerSpec, box: _Box) -> list[str]:
     field = box.svg(FIELD, 1.0, edge=FRAME)
-    drawn = _structure(layer.structure, box, rows=layer.rows, columns=layer.columns)
+    drawn = [
+        part
+        for patch in _patches(layer)
+        for part in _patch(patch, box, rows=layer.rows, columns=layer.columns)
+    ]
     frame = box.svg("none", 1.0, edge=FRAME)
     return [field, *drawn, frame]
 
 
-def _structure(structure: Structure, box: _Box, *, rows: int, columns: int) -> list[str]:
-    match structure:
-        case Dense():
-            return [box.svg(COLOURS["dense"], 0.7)]
-        case LowRank(rank=rank):
-            # The two factors at their true sizes: U along the left edge, V^T along the top.
-            colour = COLOURS["low rank"]
-            return [
-                box.svg(colour, 0.12),
-                box.part(0.0, 0.0, rank / columns, 1.0).svg(colour, 0.75),
-                box.part(0.0, 0.0, 1.0, rank / rows).svg(colour, 0.75),
-            ]
-        case BlockDiagonal(blocks=blocks):
-            return list(_blocks(blocks, box, rows=rows, columns=columns))
-        case Gblr(rectangles=rectangles):
-            total = sum(rectangle.rank for rectangle in rectangles)
-            largest_first = sorted(rectangles, key=lambda one: -one.row_count * one.column_count)
-            return [
-                _rectangle(one, box, rows=rows, columns=columns, share=one.rank / total)
-                for one in largest_first
-            ]
-        case _:
-            assert_never(structure)
-
-
-def _blocks(blocks: int, box: _Box, *, rows: int, columns: int) -> Iterator[str]:
-    height, width = -(-rows // blocks), -(-columns // blocks)
-    for block in range(blocks):
-        top, left = block * height, block * width
-        if top < rows and left < columns:
-            tall, wide = min(height, rows - top), min(width, columns - left)
-            part = box.part(left / columns, top / rows, wide / columns, tall / rows)
-            yield part.svg(COLOURS["block diagonal"], 0.75, edge=FIELD)
-
-
-def _rectangle(rectangle: Rectangle, box: _Box, *, rows: int, columns: int, share: float) -> str:
-    colour = COLOURS["tiles" if rectangle.is_tile else "rectangles"]
+def _patch(patch: Patch, box: _Box, *, rows: int, columns: int) -> list[str]:
+    colour = COLOURS[patch.tone]
     pieces = [
         box.part(left / columns, top / rows, wide / columns, tall / rows).svg(
-            colour, 1 - (1 - DARKEST) ** share, edge=colour
+            colour, patch.opacity, edge=colour
         )
-        for top, tall in _turns(rectangle.row_start, rectangle.row_count, rows)
-        for left, wide in _turns(rectangle.column_start, rectangle.column_count, columns)
+        for top, tall in _turns(patch.row_start, patch.row_count, rows)
+        for left, wide in _turns(patch.column_start, patch.column_count, columns)
     ]
-    return _group(_rectangle_sentence(rectangle), pieces)
+    return [_group(patch.title, pieces)] if patch.title else pieces
 
 
 def _turns(start: int, count: int, length: int) -> list[tuple[int, int]]:
@@ -187,45 +151,11 @@ def _turns(start: int, count: int, length: int) -> list[tuple[int, int]]:
     return [(start, here)] if here == count else [(start, here), (0, count - here)]
 
 
-def in_words(structure: Structure) -> str:
-    """`low rank, 4`, `8 diagonal blocks`, `5 rectangles, rank 12, 2 tiles` with the ranks' sum."""
-    match structure:
-        case Dense():
-            return "dense"
-        case LowRank(rank=rank):
-            return f"low rank, {rank}"
-        case BlockDiagonal(blocks=blocks):
-            return f"{blocks} diagonal blocks"
-        case Gblr(rectangles=rectangles):
-            tiles = sum(rectangle.is_tile for rectangle in rectangles)
-            ranks = sum(rectangle.rank for rectangle in rectangles if not rectangle.is_tile)
-            parts = [
-                f"{_counted(len(rectangles) - tiles, 'rectangle')}, rank {ranks}",
-                _counted(tiles, "tile"),
-            ]
-            return ", ".join(part for part in parts if not part.startswith("0")) or "nothing"
-        case _:
-            assert_never(structure)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _sentence(layer: LayerSpec) -> str:
-    size = structure_size(layer.structure, rows=layer.rows, columns=layer.columns)
+    size = layer_cost(layer, "parameters")
     return (
-        f"{layer.name}: {in_words(layer.structure)}; {size:,} of {layer.rows * layer.columns:,} "
+        f"{layer.name}: {layer.structure.in_words()}; {size:,} of {layer.rows * layer.columns:,} "
         f"numbers, {layer_cost(layer, 'macs'):,} MACs a sample"
-    )
-
-
-def _rectangle_sentence(rectangle: Rectangle) -> str:
-    kind = "dense tile" if rectangle.is_tile else f"rank {rectangle.rank}"
-    return (
-        f"{kind}: {rectangle.row_count} rows from {rectangle.row_start}, "
-        f"{rectangle.column_count} columns from {rectangle.column_start}, "
-        f"{rectangle_size(rectangle):,} numbers"
     )
 
 
@@ -243,25 +173,19 @@ def _heading(network: NetworkSpec, layers: Sequence[LayerSpec]) -> str:
 def _legend(layers: Sequence[LayerSpec]) -> str:
     x, parts = MARGIN, []
     for name, colour in COLOURS.items():
-        if any(name in _colours(layer.structure) for layer in layers):
+        if any(name in _tones(layer) for layer in layers):
             parts.append(_Box(x, MARGIN + 41, 11.0, 11.0).svg(colour, 0.75))
             parts.append(_text(name, x + 17, MARGIN + 51, size=11, ink=FAINT))
             x += 36 + 6.4 * len(name)
     return "".join(parts)
 
 
-def _colours(structure: Structure) -> set[str]:
-    match structure:
-        case Dense():
-            return {"dense"}
-        case LowRank():
-            return {"low rank"}
-        case BlockDiagonal():
-            return {"block diagonal"}
-        case Gblr(rectangles=rectangles):
-            return {"tiles" if rectangle.is_tile else "rectangles" for rectangle in rectangles}
-        case _:
-            assert_never(structure)
+def _tones(layer: LayerSpec) -> set[Tone]:
+    return {patch.tone for patch in _patches(layer)}
+
+
+def _patches(layer: LayerSpec) -> Iterator[Patch]:
+    return layer.structure.patches(rows=layer.rows, columns=layer.columns)
 
 
 def _percent(share: float) -> str:

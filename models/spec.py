@@ -1,117 +1,12 @@
-"""What a structure, a layer and a network are: frozen data, no tensor, no torch.
-
-A matrix is `rows x columns`; a layer's input is its columns, its output its rows.
-"""
+"""What a task, a layer and a network are: frozen data, no tensor, no torch."""
 
 from itertools import pairwise
 from typing import Annotated, Literal, assert_never
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, model_validator
 
-
-class Spec(BaseModel):
-    """A frozen value that refuses unknown fields and travels as JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-# --- structures ---------------------------------------------------------------------------------
-
-
-class Dense(Spec):
-    """Every entry free."""
-
-    kind: Literal["dense"] = "dense"
-
-
-class LowRank(Spec):
-    """W = U V^T with `rank` columns in U and V."""
-
-    kind: Literal["low_rank"] = "low_rank"
-    rank: PositiveInt
-
-
-class BlockDiagonal(Spec):
-    """`blocks` equal dense blocks on the diagonal; sizes that do not divide are padded up."""
-
-    kind: Literal["block_diagonal"] = "block_diagonal"
-    blocks: PositiveInt
-
-
-class Rectangle(Spec):
-    """`rank` rank-1 terms on one rectangle, which may wrap around the border (cyclic).
-
-    A rectangle whose factors would hold more numbers than it has entries is a dense tile.
-    """
-
-    row_start: NonNegativeInt
-    row_count: PositiveInt
-    column_start: NonNegativeInt
-    column_count: PositiveInt
-    rank: PositiveInt
-
-    @property
-    def is_tile(self) -> bool:
-        """Whether the dense tile is no larger than the two factors."""
-        factors = self.rank * (self.row_count + self.column_count)
-        return self.row_count * self.column_count <= factors
-
-
-class Gblr(Spec):
-    """A sum of low-rank rectangles (Lee & Kim, ICLR 2024, arXiv 2310.18882)."""
-
-    kind: Literal["gblr"] = "gblr"
-    rectangles: tuple[Rectangle, ...]
-
-
-Structure = Annotated[Dense | LowRank | BlockDiagonal | Gblr, Field(discriminator="kind")]
-
-
-def check_fits(structure: Structure, *, rows: int, columns: int) -> None:
-    """Raise ValueError naming the argument, its value and the admissible range."""
-    smaller = min(rows, columns)
-    where = f"a {rows} x {columns} matrix"
-    match structure:
-        case Dense():
-            pass
-        case LowRank(rank=rank):
-            if rank > smaller:
-                raise ValueError(f"rank is {rank}, but {where} admits 1 to {smaller}")
-        case BlockDiagonal(blocks=blocks):
-            if blocks > smaller:
-                raise ValueError(f"blocks is {blocks}, but {where} admits 1 to {smaller}")
-        case Gblr(rectangles=rectangles):
-            for rectangle in rectangles:
-                _check_rectangle(rectangle, rows=rows, columns=columns)
-        case _:
-            assert_never(structure)
-
-
-def _check_rectangle(rectangle: Rectangle, *, rows: int, columns: int) -> None:
-    bounds = (
-        ("row_start", rectangle.row_start, 0, rows - 1),
-        ("row_count", rectangle.row_count, 1, rows),
-        ("column_start", rectangle.column_start, 0, columns - 1),
-        ("column_count", rectangle.column_count, 1, columns),
-        ("rank", rectangle.rank, 1, min(rectangle.row_count, rectangle.column_count)),
-    )
-    for name, value, low, high in bounds:
-        if not low <= value <= high:
-            raise ValueError(
-                f"{name} is {value}, but a rectangle of a {rows} x {columns} matrix "
-                f"admits {low} to {high}"
-            )
-
-
-# --- networks -----------------------------------------------------------------------------------
+from models.frozen import Spec
+from models.structures import Dense, Structure
 
 # Far above what can be trained, and low enough that the arithmetic over an absurd spec is quick: it
 # is refused by the request, not by a worker that runs out of memory.
@@ -189,7 +84,7 @@ class LayerSpec(Spec):
 
     @model_validator(mode="after")
     def _structure_fits(self) -> "LayerSpec":
-        check_fits(self.structure, rows=self.rows, columns=self.columns)
+        self.structure.check_fits(rows=self.rows, columns=self.columns)
         return self
 
 
@@ -217,9 +112,6 @@ class NetworkSpec(Spec):
             for layer in self.layers
         )
         return NetworkSpec(model=self.model, task=self.task, layers=layers)
-
-
-STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
 
 
 def dense_network(model: Model, task: Task) -> NetworkSpec:

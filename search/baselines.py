@@ -10,20 +10,11 @@ from torch import nn
 
 from models.cost import dense_cost, layer_cost
 from models.networks.build import build_network
-from models.spec import (
-    BlockDiagonal,
-    LayerSpec,
-    Matrix,
-    Mlp,
-    Model,
-    NetworkSpec,
-    Structure,
-    Vit,
-    dense_network,
-)
+from models.spec import LayerSpec, Matrix, Mlp, Model, NetworkSpec, Vit, dense_network
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
+from models.structures import BlockDiagonal, Structure
 from search.profile import Profile, rank_cost
 from search.spec import BaselineName, BudgetUnreachable, ResolvedSearch
 

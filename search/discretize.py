@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from models.spec import Dense, Gblr, LowRank, Rectangle, Structure
 from models.structured.base import StructuredLinear
 from models.structured.dense import DenseLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
+from models.structures import Dense, Gblr, LowRank, Rectangle, Structure
 from search.relaxation import RelaxedLinear, inside
 
 Factors = tuple[Tensor, Tensor]
@@ -78,7 +78,7 @@ def _layer(
     match structure:
         case Dense():
             ((row_factor, column_factor),) = factors
-            return DenseLinear.from_dense(row_factor @ column_factor, bias=layer.bias)
+            return DenseLinear.from_dense(row_factor @ column_factor, structure, bias=layer.bias)
         case LowRank():
             ((row_factor, column_factor),) = factors
             return LowRankLinear.from_factors(row_factor, column_factor, bias=layer.bias)

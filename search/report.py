@@ -1,7 +1,8 @@
 """What a search found, as one table: the measurement's rows, read from the exported files."""
 
 from models.cost import Quantity
-from models.spec import NetworkSpec, Spec
+from models.frozen import Spec
+from models.spec import NetworkSpec
 from search.plan import TrialKind
 
 

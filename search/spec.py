@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from models.cost import UNITS, Quantity, dense_cost, layer_weight
+from models.frozen import Spec
 from models.spec import (
     ImageTask,
     LayerSpec,
@@ -21,7 +22,6 @@ from models.spec import (
     MatrixTask,
     Model,
     NetworkSpec,
-    Spec,
     Task,
     default_layers,
     dense_network,

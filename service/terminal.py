@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from models.cost import UNITS, dense_cost, layer_cost
-from models.drawing import in_words
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
@@ -143,7 +142,7 @@ def _layer_cells(layer: LayerSpec, report: Report) -> tuple[str, ...]:
     return (
         layer.name,
         f"{layer.rows} x {layer.columns}",
-        in_words(layer.structure),
+        layer.structure.in_words(),
         f"{cost:,}",
         f"{cost / dense_cost(layer, report.quantity):.1%}",
     )

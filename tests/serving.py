@@ -15,16 +15,8 @@ import pytest
 import uvicorn
 
 from models.cost import layer_cost, network_macs, network_parameters
-from models.spec import (
-    BlockDiagonal,
-    Dense,
-    Gblr,
-    LayerSpec,
-    LowRank,
-    NetworkSpec,
-    Rectangle,
-    Structure,
-)
+from models.spec import LayerSpec, NetworkSpec
+from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 from search.plan import PlannedTrial
 from search.report import Report, ReportRow
 from search.spec import ResolvedSearch, SearchSpec, resolve

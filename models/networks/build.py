@@ -10,8 +10,9 @@ from models.networks.factory import Linear
 from models.networks.matrix import MatrixNetwork
 from models.networks.mlp import MlpNetwork
 from models.networks.vit import VitNetwork
-from models.spec import Dense, Matrix, Mlp, NetworkSpec, Structure, Vit, dense_network
+from models.spec import Matrix, Mlp, NetworkSpec, Vit, dense_network
 from models.structured.build import layer_of
+from models.structures import Dense, Structure
 
 
 def build_network(

@@ -1,37 +1,69 @@
 """What every structured layer offers: y = W x + b without ever building W, and W for the tests."""
 
 from abc import ABC, abstractmethod
-from typing import final
+from typing import Any, Generic, Self, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
-from models.spec import Structure
+from models.structures.base import StructureSpec
+
+S = TypeVar("S", bound=StructureSpec, default=Any)
 
 
-class StructuredLinear(nn.Module, ABC):
+class StructuredLinear(nn.Module, ABC, Generic[S]):
     """A linear layer whose matrix, `rows x columns`, has a structure.
 
     Every trainable number but the bias belongs to the structure, so that counted and stored agree.
     """
 
     def __init__(
-        self, *, rows: int, columns: int, bias: bool = True, dtype: torch.dtype | None = None
+        self,
+        structure: S,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        structure.check_fits(rows=rows, columns=columns)
+        self.spec = structure
         self.rows = rows
         self.columns = columns
         self.bias = nn.Parameter(torch.zeros(rows, dtype=dtype)) if bias else None
 
+    @final
+    @classmethod
+    def from_dense(
+        cls,
+        weight: Float[Tensor, "rows columns"],
+        structure: S,
+        *,
+        bias: Float[Tensor, " rows"] | None = None,
+        second_moment: Float[Tensor, "columns columns"] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """The layer nearest to a dense one: by weight or, given C = E[x x^T], by its output.
+
+        The generator draws the starts of a fit that has any; without one, always the same.
+        """
+        rows, columns = weight.shape
+        layer = cls(
+            structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
+        ).to(weight.device)
+        with torch.no_grad():
+            layer.fit_matrix(
+                weight.detach(), second_moment, generator or torch.Generator().manual_seed(0)
+            )
+        layer.set_bias(bias)
+        return layer
+
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         """W x + b."""
         return self.product(x, self.bias)
-
-    @property
-    @abstractmethod
-    def spec(self) -> Structure:
-        """The structure as frozen data."""
 
     @abstractmethod
     def product(
@@ -44,11 +76,30 @@ class StructuredLinear(nn.Module, ABC):
         """The matrix this layer stands for, differentiable."""
 
     @abstractmethod
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Set the structure's numbers to the projection of a matrix, called without gradients.
+
+        Never worse than zero; given C, never worse by the output than the projection without it.
+        """
+
+    @abstractmethod
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw the structure's numbers afresh, keeping the variance of unit-variance inputs.
 
         The maximal-update rule asks sqrt(min(a, c)) / a of a contraction from a to c numbers; with
         the gain sqrt(a / min(a, c)) that keeps the variance where it narrows, that is 1 / sqrt(a).
+        """
+
+    @abstractmethod
+    def fan_ins(self) -> dict[str, float]:
+        """For every trainable tensor but the bias, how many numbers each of its outputs sums up.
+
+        The learning rates of training from scratch follow from it; a tensor that only scales has 1.
         """
 
     @final
@@ -78,3 +129,10 @@ def draw_normal(tensor: Tensor, *, fan_in: int | Tensor, generator: torch.Genera
     """Fill with normal numbers of variance 1 / fan_in, which broadcasts over the tensor."""
     noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
     tensor.copy_(noise / torch.as_tensor(fan_in, dtype=tensor.dtype).sqrt())
+
+
+def add_bias(
+    y: Float[Tensor, "*batch rows"], bias: Float[Tensor, " rows"] | None
+) -> Float[Tensor, "*batch rows"]:
+    """Add b in the dtype of y, which under autocast is not the bias's."""
+    return y if bias is None else y + bias.to(y.dtype)

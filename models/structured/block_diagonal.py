@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.spec import BlockDiagonal, check_fits
-from models.structured.base import StructuredLinear, draw_normal
+from models.structured.base import StructuredLinear, add_bias, draw_normal
 from models.structured.output_error import regularised
+from models.structures import BlockDiagonal
 
 
 @final
-class BlockDiagonalLinear(StructuredLinear):
+class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
     """y_i = W_i x_i for each block i, plus b."""
 
     def __init__(
@@ -26,45 +26,9 @@ class BlockDiagonalLinear(StructuredLinear):
         bias: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
-        check_fits(structure, rows=rows, columns=columns)
-        self.block_count = structure.blocks
+        super().__init__(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
         height, width = -(-rows // structure.blocks), -(-columns // structure.blocks)
         self.blocks = nn.Parameter(torch.zeros(structure.blocks, height, width, dtype=dtype))
-
-    @classmethod
-    def from_dense(
-        cls,
-        weight: Float[Tensor, "rows columns"],
-        structure: BlockDiagonal,
-        *,
-        bias: Float[Tensor, " rows"] | None = None,
-        second_moment: Float[Tensor, "columns columns"] | None = None,
-    ) -> "BlockDiagonalLinear":
-        """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
-        rows, columns = weight.shape
-        layer = cls(
-            structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
-        )
-        matrix = weight.detach().double()
-        moment = None if second_moment is None else regularised(second_moment)
-        _, height, width = layer.blocks.shape
-        with torch.no_grad():
-            for index in range(structure.blocks):
-                inside = slice(index * width, min((index + 1) * width, columns))
-                band = matrix[index * height : (index + 1) * height]
-                block = band[:, inside]
-                if moment is not None:
-                    root = torch.linalg.cholesky(moment[inside, inside])
-                    block = torch.cholesky_solve((band @ moment[:, inside]).T, root).T
-                layer.blocks[index, : block.shape[0], : block.shape[1]] = block
-        layer.set_bias(bias)
-        return layer
-
-    @property
-    def spec(self) -> BlockDiagonal:
-        """The structure as frozen data."""
-        return BlockDiagonal(blocks=self.block_count)
 
     def product(
         self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
@@ -76,7 +40,7 @@ class BlockDiagonalLinear(StructuredLinear):
         inputs = rearrange(x, "... (block column) -> block (...) column", block=count)
         outputs = torch.bmm(inputs, self.blocks.transpose(1, 2))
         y = outputs.transpose(0, 1).reshape(*x.shape[:-1], count * height)[..., : self.rows]
-        return y if bias is None else y + bias
+        return add_bias(y, bias)
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """The blocks on the diagonal, cropped."""
@@ -84,9 +48,32 @@ class BlockDiagonalLinear(StructuredLinear):
         padded = rearrange(spread, "row column block other -> (block row) (other column)")
         return padded[: self.rows, : self.columns]
 
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
+        matrix = weight.double()
+        moment = None if second_moment is None else regularised(second_moment)
+        count, height, width = self.blocks.shape
+        for index in range(count):
+            inside = slice(index * width, min((index + 1) * width, self.columns))
+            band = matrix[index * height : (index + 1) * height]
+            block = band[:, inside]
+            if moment is not None:
+                root = torch.linalg.cholesky(moment[inside, inside])
+                block = torch.cholesky_solve((band @ moment[:, inside]).T, root).T
+            self.blocks[index, : block.shape[0], : block.shape[1]] = block
+
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw every block; the last may see fewer real columns than the others."""
         count, _, width = self.blocks.shape
         starts = torch.arange(count) * width
         inside = (self.columns - starts).clamp(min=1, max=width)
         draw_normal(self.blocks, fan_in=inside[:, None, None], generator=generator)
+
+    def fan_ins(self) -> dict[str, float]:
+        """Every output sums up its block's columns."""
+        return {"blocks": self.blocks.shape[2]}

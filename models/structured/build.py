@@ -1,17 +1,18 @@
-"""From a structure to its layer: the only place that names them all."""
-
-from typing import assert_never
+"""From a structure to its layer, empty, drawn from scratch or projected."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.spec import BlockDiagonal, Dense, Gblr, LayerSpec, LowRank, Structure
+from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
-from models.structured.block_diagonal import BlockDiagonalLinear
-from models.structured.dense import DenseLinear
-from models.structured.gblr import GblrLinear
-from models.structured.low_rank import LowRankLinear
+from models.structured.plain import plain_class
+from models.structures import Structure
+
+
+def layer_class(structure: Structure) -> type[StructuredLinear]:
+    """The class whose layers have this structure."""
+    return plain_class(structure)
 
 
 def empty_layer(
@@ -23,19 +24,7 @@ def empty_layer(
     dtype: torch.dtype | None = None,
 ) -> StructuredLinear:
     """The layer with all numbers zero, to be filled from a file or a projection."""
-    match structure:
-        case Dense():
-            return DenseLinear(rows=rows, columns=columns, bias=bias, dtype=dtype)
-        case LowRank():
-            return LowRankLinear(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
-        case BlockDiagonal():
-            return BlockDiagonalLinear(
-                structure, rows=rows, columns=columns, bias=bias, dtype=dtype
-            )
-        case Gblr():
-            return GblrLinear(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
-        case _:
-            assert_never(structure)
+    return layer_class(structure)(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
 
 
 def build_layer(
@@ -66,20 +55,9 @@ def project(
     *,
     bias: Float[Tensor, " rows"] | None = None,
     second_moment: Float[Tensor, "columns columns"] | None = None,
+    generator: torch.Generator | None = None,
 ) -> StructuredLinear:
     """The layer of this structure nearest to a dense one: by weight, or given C by its output."""
-    match structure:
-        case Dense():
-            return DenseLinear.from_dense(weight, bias=bias)
-        case LowRank():
-            return LowRankLinear.from_dense(
-                weight, structure, bias=bias, second_moment=second_moment
-            )
-        case BlockDiagonal():
-            return BlockDiagonalLinear.from_dense(
-                weight, structure, bias=bias, second_moment=second_moment
-            )
-        case Gblr():
-            return GblrLinear.from_dense(weight, structure, bias=bias, second_moment=second_moment)
-        case _:
-            assert_never(structure)
+    return layer_class(structure).from_dense(
+        weight, structure, bias=bias, second_moment=second_moment, generator=generator
+    )

@@ -11,18 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.cost import rectangle_size, structure_size
-from models.spec import Gblr, Rectangle, check_fits
-from models.structured.base import StructuredLinear, draw_normal
+from models.structured.base import StructuredLinear, add_bias, draw_normal
 from models.structured.gblr_fit import Factors, fit_rectangles
 from models.structured.rectangles import packed_rank, packing, rectangle_indices, row_bands
+from models.structures import Gblr, Rectangle
 
 Form = Literal["packed", "sliced"]
 Piece = tuple[Tensor, Tensor] | Tensor
 
 
 @final
-class GblrLinear(StructuredLinear):
+class GblrLinear(StructuredLinear[Gblr]):
     """y = sum_k U_k (V_k^T x[columns_k]) added into y[rows_k], plus b.
 
     `factors` holds, rectangle by rectangle, V^T (`rank x column_count`) and then U (`row_count x
@@ -44,37 +43,12 @@ class GblrLinear(StructuredLinear):
         dtype: torch.dtype | None = None,
         form: Form | None = None,
     ) -> None:
-        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
-        check_fits(structure, rows=rows, columns=columns)
-        self.structure = structure
-        self.form = form or faster_form(structure, rows=rows, columns=columns)
-        self.sizes = [rectangle_size(rectangle) for rectangle in structure.rectangles]
+        super().__init__(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
+        self.sizes = [rectangle.size for rectangle in structure.rectangles]
         self.factors = nn.Parameter(torch.zeros(sum(self.sizes), dtype=dtype))
         self.bands, self.covered = row_bands(structure, rows=rows)
         self.packed_rank = sum(map(packed_rank, structure.rectangles))
-        if self.form == "packed":
-            index, ones = packing(structure, rows=rows, columns=columns)
-            frame = torch.zeros(self.packed_rank * (rows + columns), dtype=dtype)
-            frame[ones] = 1
-            self.register_buffer("index", index, persistent=False)
-            self.register_buffer("frame", frame, persistent=False)
-
-    @classmethod
-    def from_dense(
-        cls,
-        weight: Float[Tensor, "rows columns"],
-        structure: Gblr,
-        *,
-        bias: Float[Tensor, " rows"] | None = None,
-        second_moment: Float[Tensor, "columns columns"] | None = None,
-        form: Form | None = None,
-    ) -> "GblrLinear":
-        """Fit the rectangles' contents, of the weight or of its outputs, by exact descent."""
-        pieces = fit_rectangles(weight, structure, second_moment)
-        rows, columns = weight.shape
-        return cls.from_factors(
-            structure, pieces, rows=rows, columns=columns, bias=bias, dtype=weight.dtype, form=form
-        )
+        self.set_form(form or faster_form(structure, rows=rows, columns=columns))
 
     @classmethod
     def from_factors(
@@ -92,28 +66,26 @@ class GblrLinear(StructuredLinear):
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=dtype, form=form
         )
-        pairs = zip(layer.pieces(), factors, strict=True)
-        with torch.no_grad():
-            for piece, (row_factor, column_factor) in pairs:
-                if isinstance(piece, Tensor):
-                    piece.copy_(row_factor @ column_factor)
-                else:
-                    piece[0].copy_(row_factor)
-                    piece[1].copy_(column_factor)
+        layer._fill(factors)
         layer.set_bias(bias)
         return layer
 
-    @property
-    def spec(self) -> Gblr:
-        """The structure as frozen data."""
-        return self.structure
+    def set_form(self, form: Form) -> None:
+        """Compute the product in this form from now on."""
+        self.form = form
+        if form == "packed" and not hasattr(self, "frame"):
+            index, ones = packing(self.spec, rows=self.rows, columns=self.columns)
+            frame = self.factors.new_zeros(self.packed_rank * (self.rows + self.columns))
+            frame[ones] = 1
+            self.register_buffer("index", index.to(frame.device), persistent=False)
+            self.register_buffer("frame", frame, persistent=False)
 
     def pieces(self) -> list[Piece]:
         """Views of `factors`: (row factor, column factor) of each rectangle, or its tile."""
         parts = torch.split(self.factors, self.sizes) if self.sizes else ()
         return [
             _piece(part, rectangle)
-            for part, rectangle in zip(parts, self.structure.rectangles, strict=True)
+            for part, rectangle in zip(parts, self.spec.rectangles, strict=True)
         ]
 
     def product(
@@ -125,24 +97,32 @@ class GblrLinear(StructuredLinear):
                 row_matrix, column_matrix = self._packed()
                 return functional.linear(functional.linear(x, column_matrix), row_matrix, bias)
             case "sliced":
-                y = self._sliced(x)
-                return y if bias is None else y + bias
+                return add_bias(self._sliced(x), bias)
             case _:
                 assert_never(self.form)
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """The sum of all rectangles, built one by one."""
         dense = self.factors.new_zeros(self.rows, self.columns)
-        for piece, rectangle in zip(self.pieces(), self.structure.rectangles, strict=True):
+        for piece, rectangle in zip(self.pieces(), self.spec.rectangles, strict=True):
             rows, columns = rectangle_indices(rectangle, rows=self.rows, columns=self.columns)
             content = piece if isinstance(piece, Tensor) else piece[0] @ piece[1]
             dense = dense.index_put((rows[:, None], columns), content, accumulate=True)
         return dense
 
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Fit the rectangles' contents, of the weight or of its outputs, by exact descent."""
+        self._fill(fit_rectangles(weight, self.spec, second_moment))
+
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw all pieces; a row's variance is shared by the ranks of all rectangles on it."""
         total = torch.zeros(self.rows)
-        rectangles = self.structure.rectangles
+        rectangles = self.spec.rectangles
         for rectangle in rectangles:
             rows, _ = rectangle_indices(rectangle, rows=self.rows, columns=self.columns)
             total[rows] += rectangle.rank
@@ -156,6 +136,24 @@ class GblrLinear(StructuredLinear):
                 draw_normal(piece[1], fan_in=width, generator=generator)
                 draw_normal(piece[0], fan_in=fan_in, generator=generator)
 
+    def fan_ins(self) -> dict[str, float]:
+        """All pieces are one tensor: the mean number of columns, over the numbers stored."""
+        rectangles = self.spec.rectangles
+        total = sum(self.sizes)
+        mean = sum(
+            size * one.column_count for size, one in zip(self.sizes, rectangles, strict=True)
+        )
+        return {"factors": mean / total if total else 1.0}
+
+    @torch.no_grad()
+    def _fill(self, factors: Sequence[Factors]) -> None:
+        for piece, (row_factor, column_factor) in zip(self.pieces(), factors, strict=True):
+            if isinstance(piece, Tensor):
+                piece.copy_(row_factor @ column_factor)
+            else:
+                piece[0].copy_(row_factor)
+                piece[1].copy_(column_factor)
+
     def _packed(self) -> tuple[Tensor, Tensor]:
         packed = self.frame.scatter(0, self.index, self.factors)
         column_part, row_part = torch.split(
@@ -168,7 +166,7 @@ class GblrLinear(StructuredLinear):
 
     def _sliced(self, x: Tensor) -> Tensor:
         sums: dict[int, Tensor] = {}
-        pieces = zip(self.pieces(), self.structure.rectangles, self.covered, strict=True)
+        pieces = zip(self.pieces(), self.spec.rectangles, self.covered, strict=True)
         for piece, rectangle, covered in pieces:
             y = _content_product(x, piece, rectangle, columns=self.columns)
             parts = torch.split(y, [self.bands[band] for band in covered], -1)
@@ -189,7 +187,7 @@ SLICED_OVERHEAD = 20_000
 
 def faster_form(structure: Gblr, *, rows: int, columns: int) -> Form:
     """The form that should take less time."""
-    counted = structure_size(structure, rows=rows, columns=columns)
+    counted = structure.mac_count(rows=rows, columns=columns)
     packed = sum(map(packed_rank, structure.rectangles)) * (rows + columns)
     sliced = counted + SLICED_OVERHEAD * len(structure.rectangles)
     return "packed" if packed <= sliced else "sliced"

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.spec import Gblr, Rectangle
 from models.structured.low_rank import balanced
 from models.structured.output_error import output_error, regularised
 from models.structured.rectangles import rectangle_indices
+from models.structures import Gblr, Rectangle
 
 MAXIMUM_SWEEPS = 50
 # A sweep that removes less than this share of the matrix's energy is the last.

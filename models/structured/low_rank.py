@@ -8,13 +8,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.spec import LowRank, check_fits
 from models.structured.base import StructuredLinear, draw_normal
+from models.structured.error_curve import ErrorCurve, remaining
 from models.structured.output_error import regularised
+from models.structures import LowRank
 
 
 @final
-class LowRankLinear(StructuredLinear):
+class LowRankLinear(StructuredLinear[LowRank]):
     """y = U (V^T x) + b."""
 
     def __init__(
@@ -26,24 +27,9 @@ class LowRankLinear(StructuredLinear):
         bias: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(rows=rows, columns=columns, bias=bias, dtype=dtype)
-        check_fits(structure, rows=rows, columns=columns)
-        self.rank = structure.rank
-        self.row_factor = nn.Parameter(torch.zeros(rows, self.rank, dtype=dtype))
-        self.column_factor = nn.Parameter(torch.zeros(self.rank, columns, dtype=dtype))
-
-    @classmethod
-    def from_dense(
-        cls,
-        weight: Float[Tensor, "rows columns"],
-        structure: LowRank,
-        *,
-        bias: Float[Tensor, " rows"] | None = None,
-        second_moment: Float[Tensor, "columns columns"] | None = None,
-    ) -> "LowRankLinear":
-        """The best approximation of this rank, of the weight or of its outputs: both are exact."""
-        row_factor, column_factor = factors(weight, structure.rank, second_moment)
-        return cls.from_factors(row_factor, column_factor, bias=bias)
+        super().__init__(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
+        self.row_factor = nn.Parameter(torch.zeros(rows, structure.rank, dtype=dtype))
+        self.column_factor = nn.Parameter(torch.zeros(structure.rank, columns, dtype=dtype))
 
     @classmethod
     def from_factors(
@@ -67,11 +53,6 @@ class LowRankLinear(StructuredLinear):
         layer.set_bias(bias)
         return layer
 
-    @property
-    def spec(self) -> LowRank:
-        """The structure as frozen data."""
-        return LowRank(rank=self.rank)
-
     def product(
         self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "*batch rows"]:
@@ -82,10 +63,25 @@ class LowRankLinear(StructuredLinear):
         """The factors, multiplied."""
         return self.row_factor @ self.column_factor
 
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """The best approximation of this rank, of the weight or of its outputs: both are exact."""
+        row_factor, column_factor = factors(weight, self.spec.rank, second_moment)
+        self.row_factor.copy_(row_factor)
+        self.column_factor.copy_(column_factor)
+
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw both factors, each with its own fan-in."""
         draw_normal(self.column_factor, fan_in=self.columns, generator=generator)
-        draw_normal(self.row_factor, fan_in=self.rank, generator=generator)
+        draw_normal(self.row_factor, fan_in=self.spec.rank, generator=generator)
+
+    def fan_ins(self) -> dict[str, float]:
+        """The columns, then the rank."""
+        return {"column_factor": self.columns, "row_factor": self.spec.rank}
 
 
 # The curvature is measured at one point: outputs it finds irrelevant still count for this much.
@@ -159,12 +155,16 @@ def factors(
 def error_curve(
     weight: Float[Tensor, "rows columns"],
     second_moment: Float[Tensor, "columns columns"] | None = None,
-) -> Float[Tensor, " ranks"]:
-    """The relative squared (output) error of every rank 0..min(rows, columns), in float64."""
+) -> ErrorCurve:
+    """Every rank at once, exact for the weight and for its outputs, in float64."""
+    rows, columns = weight.shape
     matrix = weight.detach().double()
     if second_moment is not None:
         matrix = matrix @ torch.linalg.cholesky(regularised(second_moment))
-    energies = torch.linalg.svdvals(matrix).square()
-    lost = energies.flip(0).cumsum(0).flip(0)
-    curve = torch.cat([lost, lost.new_zeros(1)])
-    return curve / curve[0] if curve[0] > 0 else curve
+    sizes = (rows + columns) * torch.arange(1, min(rows, columns) + 1)
+    return ErrorCurve(
+        macs=sizes,
+        parameters=sizes,
+        errors=remaining(torch.linalg.svdvals(matrix).square()),
+        structure=lambda index: LowRank(rank=index + 1),
+    )

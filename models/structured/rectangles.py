@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from models.spec import Gblr, Rectangle
+from models.structures import Gblr, Rectangle
 
 
 def rectangle_indices(

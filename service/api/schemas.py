@@ -6,8 +6,9 @@ from typing import final
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from models.cost import Quantity, dense_cost, layer_cost, structure_size
-from models.spec import LayerSpec, NetworkSpec, Structure
+from models.cost import Quantity, dense_cost, layer_cost
+from models.spec import LayerSpec, NetworkSpec
+from models.structures import Structure
 from search.plan import TrialKind, TrialState
 from search.spec import BaselineName, LearnerSettings, SearchSpec
 from service.jobs import BestView, ComparedTrial, Curve, FrontPoint, ProgressView
@@ -149,7 +150,7 @@ class LayerAnswer(Answer):
             columns=layer.columns,
             tokens=layer.tokens,
             structure=layer.structure,
-            size=structure_size(layer.structure, rows=layer.rows, columns=layer.columns),
+            size=layer.structure.parameter_count(rows=layer.rows, columns=layer.columns),
             cost=cost,
             dense_cost=dense,
             share=cost / dense,

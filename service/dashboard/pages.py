@@ -13,7 +13,6 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.cost import UNITS, Quantity, dense_cost, layer_cost
-from models.drawing import in_words
 from models.spec import LayerSpec
 from search.report import Report
 from service import jobs
@@ -122,7 +121,7 @@ def _layers(
             layer.name,
             layer.rows,
             layer.columns,
-            in_words(layer.structure),
+            layer.structure.in_words(),
             cost := layer_cost(layer, quantity),
             cost / dense_cost(layer, quantity),
         )

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cost import layer_cost, rectangle_size, smallest_step, structure_size
-from models.spec import BlockDiagonal, Dense, Gblr, LayerSpec, LowRank, Rectangle, Structure
+from models.cost import layer_cost, smallest_step
+from models.spec import LayerSpec
 from models.structured.mask import gaudi_mask
+from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 from search.allocate import Item, allocate
 from search.budget import Pieces, relaxed_cost, shrink_to
 from search.discretize import bake, harden, merged, merged_size, simplest
@@ -152,9 +153,9 @@ def test_the_smallest_step_is_a_change_that_exists_and_none_is_smaller(
     layer: LayerSpec, quantity: str
 ) -> None:
     weight = layer.tokens if quantity == "macs" else 1
-    size = structure_size(layer.structure, rows=layer.rows, columns=layer.columns)
+    size = layer.structure.parameter_count(rows=layer.rows, columns=layer.columns)
     added = {
-        weight * (structure_size(more, rows=layer.rows, columns=layer.columns) - size)
+        weight * (more.parameter_count(rows=layer.rows, columns=layer.columns) - size)
         for more in larger(layer)
     }
     expected = min((step for step in added if step > 0), default=None)
@@ -407,7 +408,7 @@ def test_one_rectangle_over_everything_is_called_by_its_plain_name(
     whole = Rectangle(row_start=0, row_count=rows, column_start=0, column_count=columns, rank=rank)
     found = simplest((whole,), rows=rows, columns=columns)
     assert found == (Dense() if whole.is_tile else LowRank(rank=rank))
-    assert structure_size(found, rows=rows, columns=columns) == rectangle_size(whole)
+    assert found.parameter_count(rows=rows, columns=columns) == whole.size
     two = (whole, whole)
     assert simplest(two, rows=rows, columns=columns) == Gblr(rectangles=two)
 

@@ -1,6 +1,7 @@
 """What holds for every matrix structure, of any size, in float64."""
 
-import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -8,21 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from models.cost import structure_size
-from models.spec import (
-    STRUCTURE_ADAPTER,
-    BlockDiagonal,
-    Dense,
-    Gblr,
-    LowRank,
-    Rectangle,
-    Structure,
-    check_fits,
-)
 from models.structured import GblrLinear, StructuredLinear
-from models.structured.build import build_layer, project
+from models.structured.build import build_layer, empty_layer, project
 from models.structured.output_error import REGULARISATION, output_error
+from models.structures import STRUCTURE_ADAPTER, Gblr, Structure
+from tests.properties.families import FAMILIES, Family, Law
+
+every_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,11 @@ class Case:
         torch.nn.init.normal_(layer.bias, generator=self.generator())
         return layer
 
+    def empty(self) -> StructuredLinear:
+        return empty_layer(
+            self.structure, rows=self.rows, columns=self.columns, dtype=torch.float64
+        )
+
     def weight(self) -> Tensor:
         return self.normal(self.rows, self.columns)
 
@@ -62,178 +62,307 @@ class Case:
 
 
 @st.composite
-def rectangles(draw: st.DrawFn, rows: int, columns: int) -> Rectangle:
-    height, width = draw(st.integers(1, rows)), draw(st.integers(1, columns))
-    return Rectangle(
-        row_start=draw(st.integers(0, rows - 1)),
-        row_count=height,
-        column_start=draw(st.integers(0, columns - 1)),
-        column_count=width,
-        rank=draw(st.integers(1, min(height, width))),
-    )
+def cases(draw: st.DrawFn, family: Family, largest: int) -> Case:
+    rows = draw(st.integers(family.smallest, largest))
+    columns = draw(st.integers(family.smallest, largest))
+    structure = draw(family.structures(rows, columns))
+    return Case(structure, rows, columns, draw(st.integers(0, 2**31)))
 
 
-def structures(rows: int, columns: int) -> st.SearchStrategy[Structure]:
-    """The one list: a structure that stands here has to keep every law."""
-    smaller = min(rows, columns)
-    return st.one_of(
-        st.just(Dense()),
-        st.integers(1, smaller).map(lambda rank: LowRank(rank=rank)),
-        st.integers(1, smaller).map(lambda blocks: BlockDiagonal(blocks=blocks)),
-        st.lists(rectangles(rows, columns), max_size=4).map(
-            lambda found: Gblr(rectangles=tuple(found))
-        ),
-    )
+def for_all(
+    family: Family, check: Callable[[Case], None], *, largest: int = 12, examples: int = 25
+) -> None:
+    """Check one law on many members of a family."""
+    settings(max_examples=examples)(given(cases(family, max(largest, family.smallest)))(check))()
 
 
-@st.composite
-def cases(draw: st.DrawFn, largest: int = 12) -> Case:
-    rows, columns = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-    return Case(draw(structures(rows, columns)), rows, columns, draw(st.integers(0, 2**31)))
+def skip_exempt(family: Family, law: Law) -> None:
+    if law in family.exempt:
+        pytest.skip(f"{family.name}: {family.exempt[law]}")
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-@given(cases())
-def test_forward_is_the_product_with_the_dense_matrix(case: Case) -> None:
-    layer = case.layer()
-    x = case.normal(2, 3, case.columns)
-    product = x @ layer.to_dense().T
-    close(layer.product(x), product)
-    assert layer.bias is not None
-    close(layer(x), product + layer.bias)
+@every_family
+def test_forward_is_the_product_with_the_dense_matrix(family: Family) -> None:
+    def check(case: Case) -> None:
+        layer = case.layer()
+        x = case.normal(2, 3, case.columns)
+        product = x @ layer.to_dense().T
+        close(layer.product(x), product)
+        assert layer.bias is not None
+        close(layer(x), product + layer.bias)
+        close(layer(x[0, 0]), (product + layer.bias)[0, 0])
+        assert layer(x[:0]).shape == (0, 3, case.rows)
+
+    for_all(family, check)
 
 
-@given(cases())
-def test_as_many_numbers_are_stored_as_are_counted(case: Case) -> None:
-    stored = sum(parameter.numel() for parameter in case.layer().parameters()) - case.rows
-    assert stored == structure_size(case.structure, rows=case.rows, columns=case.columns)
-    assert stored == sum(value.numel() for value in case.layer().state_dict().values()) - case.rows
+@every_family
+def test_as_many_numbers_are_stored_as_are_counted(family: Family) -> None:
+    def check(case: Case) -> None:
+        layer = case.layer()
+        counted = case.structure.parameter_count(rows=case.rows, columns=case.columns)
+        stored = sum(parameter.numel() for parameter in layer.parameters())
+        assert stored == counted + case.rows
+        # Whatever else a layer needs follows from its structure: files hold nothing more.
+        assert stored == sum(value.numel() for value in layer.state_dict().values())
+
+    for_all(family, check)
 
 
-@settings(max_examples=25)
-@given(cases(largest=5))
-def test_gradients_are_exact(case: Case) -> None:
-    layer = case.layer()
-    names, values = zip(*layer.named_parameters(), strict=True)
+@every_family
+def test_a_flop_counter_sees_the_counted_macs(family: Family) -> None:
+    skip_exempt(family, "a FLOP counter sees the MACs")
 
-    def forward(x: Tensor, *parameters: Tensor) -> Tensor:
-        call = torch.func.functional_call
-        y: Tensor = call(layer, dict(zip(names, parameters, strict=True)), (x,))
-        return y
+    def check(case: Case) -> None:
+        layer, inputs = case.layer(), 3
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            layer.product(case.normal(inputs, case.columns))
+        counted = case.structure.mac_count(rows=case.rows, columns=case.columns)
+        assert counter.get_total_flops() == 2 * inputs * counted
 
-    x = case.normal(2, case.columns).requires_grad_()
-    assert torch.autograd.gradcheck(forward, (x, *values))
+    for_all(family, check)
 
 
-@given(cases(), st.booleans())
-def test_a_member_is_projected_onto_itself(case: Case, aware: bool) -> None:
-    # Where rectangles overlap, the set of their sums is neither convex nor closed, and descent on
-    # one after the other may stop at a stationary point: only single rectangles are exact.
-    if isinstance(case.structure, Gblr) and len(case.structure.rectangles) > 1:
-        return
+@every_family
+def test_gradients_are_exact(family: Family) -> None:
+    def check(case: Case) -> None:
+        layer = case.layer()
+        names, values = zip(*layer.named_parameters(), strict=True)
+
+        def forward(x: Tensor, *parameters: Tensor) -> Tensor:
+            call = torch.func.functional_call
+            y: Tensor = call(layer, dict(zip(names, parameters, strict=True)), (x,))
+            return y
+
+        x = case.normal(2, case.columns).requires_grad_()
+        assert torch.autograd.gradcheck(forward, (x, *values))
+
+    for_all(family, check, largest=5, examples=10)
+
+
+@every_family
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_member_is_projected_onto_itself(family: Family, aware: bool) -> None:
+    skip_exempt(family, "a member is projected onto itself")
+
+    def check(case: Case) -> None:
+        weight = case.layer().to_dense().detach()
+        # A direction that no input ever takes is lost in C: here every direction is taken.
+        moment = case.second_moment() + torch.eye(case.columns).double() if aware else None
+        found = project(weight, case.structure, second_moment=moment).to_dense()
+        torch.testing.assert_close(found, weight, rtol=1e-6, atol=1e-6)
+
+    for_all(family, check, examples=family.fits)
+
+
+@every_family
+def test_a_projection_is_never_worse_than_zero(family: Family) -> None:
+    def check(case: Case) -> None:
+        weight = case.weight()
+        found = project(weight, case.structure).to_dense()
+        assert output_error(weight - found) <= output_error(weight) * (1 + 1e-9)
+
+    for_all(family, check, examples=family.fits)
+
+
+@every_family
+def test_a_data_aware_projection_is_no_worse_than_zero_or_the_plain_one(family: Family) -> None:
+    def check(case: Case) -> None:
+        weight, moment = case.weight(), case.second_moment()
+        plain = project(weight, case.structure).to_dense()
+        aware = project(weight, case.structure, second_moment=moment).to_dense()
+        # What the regularisation of a singular C may give away.
+        slack = 1.01 * REGULARISATION * moment.diagonal().mean() * weight.square().sum() + 1e-12
+        error = output_error(weight - aware, moment)
+        assert error <= output_error(weight - plain, moment) + slack
+        assert error <= output_error(weight, moment) + slack
+
+    for_all(family, check, examples=family.fits)
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.curve], ids=str)
+@pytest.mark.parametrize("aware", [False, True])
+def test_an_error_curve_is_the_error_of_every_projection(family: Family, aware: bool) -> None:
+    """Exactly; given C, where the closed form is only the start of a descent, at most."""
+    curve_of = family.curve
+    assert curve_of is not None
+
+    def check(case: Case) -> None:
+        weight = case.weight()
+        moment = case.second_moment() + torch.eye(case.columns).double() if aware else None
+        curve = curve_of(weight, moment)
+        whole = output_error(weight, moment)
+        assert curve.macs.diff().ge(0).all()
+        for index, error in enumerate(curve.errors.tolist()):
+            structure = curve.structure(index)
+            sides = {"rows": case.rows, "columns": case.columns}
+            structure.check_fits(**sides)
+            assert structure.mac_count(**sides) == curve.macs[index]
+            assert structure.parameter_count(**sides) == curve.parameters[index]
+            found = project(weight, structure, second_moment=moment).to_dense().detach()
+            real = float(output_error(weight - found, moment) / whole)
+            assert real <= error + 1e-6
+            assert aware or real >= error - 1e-6
+
+    for_all(family, check, largest=8, examples=family.fits)
+
+
+@every_family
+def test_a_projection_keeps_dtype_and_bias(family: Family) -> None:
+    def check(case: Case) -> None:
+        weight, bias = case.weight().float(), case.normal(case.rows).float()
+        moment = case.second_moment().float()
+        layer = project(weight, case.structure, bias=bias, second_moment=moment)
+        assert layer.bias is not None
+        torch.testing.assert_close(layer.bias.detach(), bias)
+        assert {value.dtype for value in layer.state_dict().values()} == {torch.float32}
+        assert layer(case.normal(2, case.columns).float()).dtype == torch.float32
+        assert layer.spec == case.structure
+
+    for_all(family, check, examples=min(10, family.fits))
+
+
+@every_family
+def test_half_precision_is_computed_in_half_precision(family: Family) -> None:
+    def check(case: Case) -> None:
+        exact = case.layer().float()
+        x = case.normal(2, case.columns).float()
+        half = case.layer().bfloat16()(x.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            automatic = exact(x)
+        assert half.dtype == automatic.dtype == torch.bfloat16
+        size = 1 + float(exact.to_dense().detach().norm() * x.norm())
+        for found in (half, automatic):
+            torch.testing.assert_close(found.float(), exact(x), rtol=0.05, atol=0.05 * size)
+
+    for_all(family, check, examples=10)
+
+
+@every_family
+def test_the_structure_survives_json(family: Family) -> None:
+    def check(case: Case) -> None:
+        text = STRUCTURE_ADAPTER.dump_json(case.structure)
+        assert STRUCTURE_ADAPTER.validate_json(text) == case.structure
+
+    for_all(family, check)
+
+
+@every_family
+def test_a_saved_layer_is_the_same_layer(family: Family) -> None:
+    def check(case: Case) -> None:
+        layer, again = case.layer(), case.empty()
+        again.load_state_dict(layer.state_dict())
+        assert torch.equal(again.to_dense(), layer.to_dense())
+
+    for_all(family, check, examples=10)
+
+
+@every_family
+def test_what_does_not_fit_is_refused_with_its_range(family: Family) -> None:
+    @given(st.integers(family.smallest, 12), st.integers(family.smallest, 12))
+    def check(rows: int, columns: int) -> None:
+        for structure, argument in family.misfits(rows, columns):
+            pattern = rf"{re.escape(argument)} is .+, but .+ admits .+"
+            with pytest.raises(ValueError, match=pattern):
+                structure.check_fits(rows=rows, columns=columns)
+            with pytest.raises(ValueError, match=pattern):
+                empty_layer(structure, rows=rows, columns=columns)
+
+    check()
+
+
+@every_family
+def test_what_is_larger_fits_too(family: Family) -> None:
+    def check(case: Case) -> None:
+        for larger in case.structure.larger(rows=case.rows, columns=case.columns):
+            larger.check_fits(rows=case.rows, columns=case.columns)
+            assert type(larger) is type(case.structure)
+            assert larger != case.structure
+
+    for_all(family, check)
+
+
+@every_family
+def test_a_picture_lies_on_the_matrix(family: Family) -> None:
+    def check(case: Case) -> None:
+        for patch in case.structure.patches(rows=case.rows, columns=case.columns):
+            assert 0 <= patch.row_start < case.rows
+            assert 1 <= patch.row_count <= case.rows
+            assert 0 <= patch.column_start < case.columns
+            assert 1 <= patch.column_count <= case.columns
+            assert 0 < patch.opacity <= 1
+        assert case.structure.in_words()
+
+    for_all(family, check)
+
+
+@every_family
+def test_every_trainable_tensor_has_its_fan_in(family: Family) -> None:
+    def check(case: Case) -> None:
+        fan_ins = case.layer().fan_ins()
+        assert fan_ins.keys() | {"bias"} == dict(case.layer().named_parameters()).keys()
+        assert all(fan_in > 0 for fan_in in fan_ins.values())
+
+    for_all(family, check, examples=10)
+
+
+@every_family
+@pytest.mark.parametrize("width", [256, 1024])
+def test_initialisation_keeps_the_variance_forwards_and_backwards(
+    family: Family, width: int
+) -> None:
+    """Within 20 % of the dense layer's, whose variances are 1 where it is square."""
+    generator = torch.Generator().manual_seed(0)
+    for structure in family.at_width(width):
+        layer = build_layer(structure, rows=width, columns=width, generator=generator)
+        x = torch.randn(2048, width, generator=generator).requires_grad_()
+        y = layer(x)
+        gradient = torch.randn(2048, width, generator=generator)
+        (backward,) = torch.autograd.grad(y, x, gradient)
+        assert 0.8 <= y.square().mean() <= 1.2, structure
+        assert 0.8 <= backward.square().mean() <= 1.2, structure
+
+
+@every_family
+def test_the_same_seed_draws_the_same_layer(family: Family) -> None:
+    def check(case: Case) -> None:
+        assert torch.equal(case.layer().to_dense(), case.layer().to_dense())
+        first, second = (
+            project(case.weight(), case.structure, second_moment=moment).state_dict()
+            for moment in [case.second_moment()] * 2
+        )
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    for_all(family, check, examples=min(10, family.fits))
+
+
+def test_both_forms_of_gblr_are_one_product() -> None:
+    def check(case: Case) -> None:
+        layer = case.layer()
+        assert isinstance(layer, GblrLinear)
+        x = case.normal(2, 3, case.columns)
+        layer.set_form("packed")
+        packed = layer(x)
+        layer.set_form("sliced")
+        close(packed, layer(x))
+
+    (family,) = (family for family in FAMILIES if family.name == "GBLR")
+    for_all(family, check, examples=100)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.data(), st.booleans())
+def test_a_single_rectangle_is_projected_onto_itself(
+    rows: int, columns: int, data: st.DataObject, aware: bool
+) -> None:
+    (family,) = (family for family in FAMILIES if family.name == "GBLR")
+    structure = data.draw(family.structures(rows, columns))
+    assert isinstance(structure, Gblr)
+    case = Case(Gblr(rectangles=structure.rectangles[:1]), rows, columns, rows * columns)
     weight = case.layer().to_dense().detach()
-    # A direction that no input ever takes is lost in C: here every direction is taken.
-    moment = case.second_moment() + torch.eye(case.columns).double() if aware else None
+    moment = case.second_moment() + torch.eye(columns).double() if aware else None
     found = project(weight, case.structure, second_moment=moment).to_dense()
     torch.testing.assert_close(found, weight, rtol=1e-6, atol=1e-6)
-
-
-@given(cases())
-def test_a_projection_is_never_worse_than_zero(case: Case) -> None:
-    weight = case.weight()
-    found = project(weight, case.structure).to_dense()
-    assert output_error(weight - found) <= output_error(weight) * (1 + 1e-9)
-
-
-@given(cases())
-def test_a_data_aware_projection_is_no_worse_than_zero_or_the_plain_one(case: Case) -> None:
-    weight, moment = case.weight(), case.second_moment()
-    plain = project(weight, case.structure).to_dense()
-    aware = project(weight, case.structure, second_moment=moment).to_dense()
-    # What the regularisation of a singular C may give away.
-    slack = 1.01 * REGULARISATION * moment.diagonal().mean() * weight.square().sum() + 1e-12
-    error = output_error(weight - aware, moment)
-    assert error <= output_error(weight - plain, moment) + slack
-    assert error <= output_error(weight, moment) + slack
-
-
-@given(cases())
-def test_a_projection_keeps_dtype_and_bias(case: Case) -> None:
-    weight, bias = case.weight().float(), case.normal(case.rows).float()
-    layer = project(weight, case.structure, bias=bias, second_moment=case.second_moment().float())
-    assert layer.bias is not None
-    torch.testing.assert_close(layer.bias.detach(), bias)
-    assert {value.dtype for value in layer.state_dict().values()} == {torch.float32}
-    assert layer(case.normal(2, case.columns).float()).dtype == torch.float32
-    assert layer.spec == case.structure
-
-
-@given(cases())
-def test_the_structure_survives_json(case: Case) -> None:
-    text = STRUCTURE_ADAPTER.dump_json(case.structure)
-    assert STRUCTURE_ADAPTER.validate_json(text) == case.structure
-
-
-@given(cases(), st.integers(1, 3))
-def test_a_structure_of_a_larger_matrix_is_refused_with_the_range(case: Case, less: int) -> None:
-    match case.structure:
-        case LowRank(rank=value):
-            name = "rank"
-        case BlockDiagonal(blocks=value):
-            name = "blocks"
-        case _:
-            return
-    smaller = value - min(less, value - 1) if value > 1 else 0
-    if not smaller or smaller == value:
-        return
-    with pytest.raises(ValueError, match=rf"{name} is {value}, but .* admits 1 to {smaller}"):
-        check_fits(case.structure, rows=smaller, columns=case.columns + value)
-
-
-@given(cases())
-def test_both_forms_of_gblr_are_one_product(case: Case) -> None:
-    if not isinstance(case.structure, Gblr):
-        return
-    packed, sliced = (
-        GblrLinear.from_dense(case.weight(), case.structure, form=form)
-        for form in ("packed", "sliced")
-    )
-    x = case.normal(2, 3, case.columns)
-    close(packed(x), sliced(x))
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 2**31), st.sampled_from([(96, 96), (48, 192), (192, 48)]))
-def test_initialisation_keeps_the_variance_of_the_inputs(seed: int, shape: tuple[int, int]) -> None:
-    rows, columns = shape
-    whole = {"row_start": 7, "row_count": rows, "column_start": 0, "column_count": columns}
-    band = {"row_start": 9, "row_count": rows // 2, "column_start": 5, "column_count": columns // 2}
-    tile = band | {"row_count": 40, "column_count": 16, "rank": 12}
-    for structure in (
-        Dense(),
-        LowRank(rank=24),
-        BlockDiagonal(blocks=5),
-        Gblr(
-            rectangles=tuple(
-                Rectangle.model_validate(fields)
-                for fields in (whole | {"rank": 12}, band | {"rank": 6}, tile)
-            )
-        ),
-    ):
-        case = Case(structure, rows, columns, seed)
-        # The whole matrix's energy: the output variance averaged over inputs and rows.
-        energy = case.layer().to_dense().square().sum().item() / rows
-        assert math.isclose(energy, 1, rel_tol=0.2), structure
-
-
-@given(cases(), st.booleans())
-def test_the_same_seed_draws_the_same_layer(case: Case, aware: bool) -> None:
-    close(case.layer().to_dense(), case.layer().to_dense())
-    moment = case.second_moment() if aware else None
-    first, second = (
-        project(case.weight(), case.structure, second_moment=moment).state_dict() for _ in range(2)
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)

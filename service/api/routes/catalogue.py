@@ -5,7 +5,8 @@ from typing import Any, final, get_args
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from models.spec import ImageTask, Model, Structure
+from models.spec import ImageTask, Model
+from models.structures import Structure
 from search.spec import DATASET_TASKS, Dataset, SearchSpec
 from service.api.schemas import Answer
 

@@ -22,16 +22,8 @@ from models.checkpoint import (
     save_tensors,
 )
 from models.networks.build import build_network
-from models.spec import (
-    BlockDiagonal,
-    Gblr,
-    ImageTask,
-    LowRank,
-    NetworkSpec,
-    Rectangle,
-    Vit,
-    dense_network,
-)
+from models.spec import ImageTask, NetworkSpec, Vit, dense_network
+from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle
 
 RECTANGLES = (
     Rectangle(row_start=5, row_count=9, column_start=12, column_count=7, rank=2),

@@ -9,20 +9,15 @@ import pytest
 
 from models.drawing import draw, draw_structure
 from models.spec import (
-    BlockDiagonal,
-    Dense,
-    Gblr,
     ImageTask,
     LayerSpec,
-    LowRank,
     Matrix,
     MatrixTask,
     NetworkSpec,
-    Rectangle,
-    Structure,
     Vit,
     dense_network,
 )
+from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 
 WRAPPED = Rectangle(row_start=12, row_count=8, column_start=13, column_count=9, rank=2)
 TILE = Rectangle(row_start=3, row_count=4, column_start=2, column_count=4, rank=3)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models.spec import Gblr, Rectangle
 from models.structured import GblrLinear
 from models.structured.build import project
 from models.structured.gblr import Form, faster_form
 from models.structured.output_error import output_error
+from models.structures import Gblr, Rectangle
 
 
 def rectangle(rows: tuple[int, int], columns: tuple[int, int], rank: int) -> Rectangle:
@@ -62,7 +62,8 @@ def test_narrow_matrices_are_packed_and_wide_ones_sliced() -> None:
 @pytest.mark.parametrize("form", ["packed", "sliced"])
 def test_autocast_computes_forward_and_backward_in_half_precision(form: Form) -> None:
     weight = drawn(12, 16).float()
-    layer = GblrLinear.from_dense(weight, WRAPPED, form=form)
+    layer = GblrLinear.from_dense(weight, WRAPPED)
+    layer.set_form(form)
     x = drawn(5, 16).float()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
@@ -75,7 +76,8 @@ def test_autocast_computes_forward_and_backward_in_half_precision(form: Form) ->
 
 @pytest.mark.parametrize("form", ["packed", "sliced"])
 def test_no_rectangle_is_a_zero_matrix_that_still_trains(form: Form) -> None:
-    layer = GblrLinear.from_dense(drawn(3, 4), Gblr(rectangles=()), bias=drawn(3), form=form)
+    layer = GblrLinear.from_dense(drawn(3, 4), Gblr(rectangles=()), bias=drawn(3))
+    layer.set_form(form)
     x = drawn(2, 4).requires_grad_()
     layer(x).sum().backward()
     assert layer.bias is not None

@@ -8,23 +8,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.cost import network_macs, network_parameters
 from models.networks.build import build_network
 from models.spec import (
-    BlockDiagonal,
-    Gblr,
     ImageTask,
     LayerSpec,
-    LowRank,
     Matrix,
     MatrixTask,
     Mlp,
     Model,
     NetworkSpec,
-    Rectangle,
-    Structure,
     Task,
     Vit,
     dense_network,
 )
 from models.structured import GblrLinear, StructuredLinear
+from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure
 
 IMAGES = ImageTask(channels=3, height=8, width=8, classes=5)
 PROBLEMS: list[tuple[Model, Task]] = [

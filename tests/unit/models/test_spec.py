@@ -5,24 +5,18 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from models.cost import rectangle_size, structure_size
 from models.spec import (
-    BlockDiagonal,
-    Gblr,
     ImageTask,
     LayerSpec,
-    LowRank,
     Matrix,
     MatrixTask,
     Mlp,
     NetworkSpec,
-    Rectangle,
-    Structure,
     Vit,
-    check_fits,
     default_layers,
     dense_network,
 )
+from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure
 
 IMAGES = ImageTask(channels=1, height=28, width=28, classes=10)
 FITTING = {"row_start": 3, "row_count": 4, "column_start": 5, "column_count": 6, "rank": 2}
@@ -57,15 +51,15 @@ def test_a_rectangle_that_does_not_fit_is_refused_with_its_range(
 ) -> None:
     structure = Gblr(rectangles=(Rectangle.model_validate(FITTING | {name: value}),))
     with pytest.raises(ValueError, match=rf"{name} is {value}, but .* admits {low} to {high}"):
-        check_fits(structure, rows=8, columns=10)
+        structure.check_fits(rows=8, columns=10)
 
 
 def test_a_rectangle_is_a_tile_where_factors_would_be_no_smaller() -> None:
     factored = Rectangle.model_validate(FITTING)
     tile = factored.model_copy(update={"rank": 3})
-    assert (factored.is_tile, rectangle_size(factored)) == (False, 20)
-    assert (tile.is_tile, rectangle_size(tile)) == (True, 24)
-    assert structure_size(Gblr(rectangles=(factored, tile)), rows=8, columns=10) == 44
+    assert (factored.is_tile, factored.size) == (False, 20)
+    assert (tile.is_tile, tile.size) == (True, 24)
+    assert Gblr(rectangles=(factored, tile)).parameter_count(rows=8, columns=10) == 44
 
 
 def test_networks_survive_json() -> None:

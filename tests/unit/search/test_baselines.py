@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from models.cost import dense_cost, layer_cost
-from models.spec import Dense, ImageTask, Mlp, Vit, dense_network
+from models.spec import ImageTask, Mlp, Vit, dense_network
+from models.structures import Dense
 from search.baselines import build_baseline, shrunk, uniform_ranks
 from search.evaluation import network_cost
 from search.profile import rank_cost

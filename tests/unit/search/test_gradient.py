@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.spec import LayerSpec, Rectangle
+from models.spec import LayerSpec
 from models.structured.low_rank import decompose
 from models.structured.rectangles import rectangle_indices
+from models.structures import Rectangle
 from search.budget import relaxed_cost
 from search.gradient import Constraint, Learner, shrink_uniformly
 from search.profile import Profile

@@ -7,7 +7,8 @@ import torch
 
 from models.checkpoint import load_network, load_spec
 from models.cost import network_macs, network_parameters
-from models.spec import NetworkSpec, Structure
+from models.spec import NetworkSpec
+from models.structures import Structure
 from search.data import load_data
 from search.evaluation import network_cost
 from search.plan import planned_trials

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.cost import dense_cost, layer_cost
-from models.spec import LowRank, MatrixTask, Mlp, Vit
+from models.spec import MatrixTask, Mlp, Vit
+from models.structures import LowRank
 from search.spec import Budget, BudgetUnreachable, SearchSpec, SpecError, resolve
 from tests.unit.search.builders import matrix_spec, tiny
 

@@ -1,0 +1,31 @@
+"""Cost and error of every size of one structure on one matrix, found by one decomposition."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.structures import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCurve:
+    """Nested sizes, the cheapest first; `structure` gives the spec of the size at an index.
+
+    Errors are relative and squared: of the matrix, or of the outputs where C was given.
+    """
+
+    macs: Int[Tensor, " sizes"]
+    parameters: Int[Tensor, " sizes"]
+    errors: Float[Tensor, " sizes"]
+    structure: Callable[[int], Structure]
+
+
+def remaining(energies: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
+    """The share of the energy that is left when the first 1, 2, ... terms are taken away."""
+    total = energies.sum()
+    left = energies.flip(0).cumsum(0).flip(0)
+    left = torch.cat([left[1:], left.new_zeros(1)])
+    return left / total if total > 0 else left

@@ -1,0 +1,26 @@
+"""From a structure that is not made of others to the class of its layer."""
+
+from typing import assert_never
+
+from models.structured.base import StructuredLinear
+from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.dense import DenseLinear
+from models.structured.gblr import GblrLinear
+from models.structured.low_rank import LowRankLinear
+from models.structures import BlockDiagonal, Dense, Gblr, LowRank
+from models.structures.plain import PlainStructure
+
+
+def plain_class(structure: PlainStructure) -> type[StructuredLinear]:
+    """The class whose layers have this structure."""
+    match structure:
+        case Dense():
+            return DenseLinear
+        case LowRank():
+            return LowRankLinear
+        case BlockDiagonal():
+            return BlockDiagonalLinear
+        case Gblr():
+            return GblrLinear
+        case _:
+            assert_never(structure)

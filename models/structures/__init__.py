@@ -1,0 +1,24 @@
+"""What a structure is and costs: one file of frozen data for each, no tensor, no torch."""
+
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from models.structures.block_diagonal import BlockDiagonal
+from models.structures.dense import Dense
+from models.structures.gblr import Gblr, Rectangle
+from models.structures.low_rank import LowRank
+from models.structures.plain import PlainStructure
+
+Structure = Annotated[PlainStructure, Field(discriminator="kind")]
+STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
+
+__all__ = [
+    "STRUCTURE_ADAPTER",
+    "BlockDiagonal",
+    "Dense",
+    "Gblr",
+    "LowRank",
+    "Rectangle",
+    "Structure",
+]

@@ -1,0 +1,124 @@
+"""The one list of matrix structures: a family that stands here has to keep every law."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.structured import low_rank
+from models.structured.error_curve import ErrorCurve
+from models.structures import (
+    BlockDiagonal,
+    Dense,
+    Gblr,
+    LowRank,
+    Rectangle,
+    Structure,
+)
+
+# The laws from which a family may be exempt, each with its mathematical reason.
+Law = Literal["a member is projected onto itself", "a FLOP counter sees the MACs"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One structure: what it may look like, what does not fit, and which laws cannot hold for it.
+
+    `structures` draws one that fits `rows x columns`, both at least `smallest`. `misfits` gives
+    structures that do not fit, each with the argument to blame. `at_width` gives typical members of
+    a square matrix, whose first stands for the family where one is enough. `curve` gives all nested
+    sizes of a closed form at once.
+    """
+
+    name: str
+    structures: Callable[[int, int], st.SearchStrategy[Structure]]
+    misfits: Callable[[int, int], Sequence[tuple[Structure, str]]]
+    at_width: Callable[[int], Sequence[Structure]]
+    smallest: int = 1
+    exempt: Mapping[Law, str] = field(default_factory=dict)
+    curve: Callable[[Tensor, Tensor | None], ErrorCurve] | None = None
+    fits: int = 25  # examples of a law that projects: fewer where a projection takes long
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@st.composite
+def rectangles(draw: st.DrawFn, rows: int, columns: int) -> Rectangle:
+    height, width = draw(st.integers(1, rows)), draw(st.integers(1, columns))
+    return Rectangle(
+        row_start=draw(st.integers(0, rows - 1)),
+        row_count=height,
+        column_start=draw(st.integers(0, columns - 1)),
+        column_count=width,
+        rank=draw(st.integers(1, min(height, width))),
+    )
+
+
+def overlapping(width: int) -> Gblr:
+    """Rectangles over everything, over a part, and a tile that wraps around the border."""
+    quarter = max(1, width // 4)
+    whole = {"row_start": 1, "row_count": width, "column_start": 0, "column_count": width}
+    band = {"row_start": 2, "row_count": 2 * quarter, "column_start": 1, "column_count": quarter}
+    tile = band | {"row_start": width - 1, "row_count": quarter, "rank": quarter}
+    ranks = {"rank": max(1, width // 16)}
+    found = (whole | ranks, band | ranks, tile)
+    return Gblr(rectangles=tuple(Rectangle.model_validate(fields) for fields in found))
+
+
+FAMILIES: Sequence[Family] = (
+    Family(
+        "block diagonal",
+        lambda rows, columns: st.integers(1, min(rows, columns)).map(
+            lambda blocks: BlockDiagonal(blocks=blocks)
+        ),
+        lambda rows, columns: [(BlockDiagonal(blocks=min(rows, columns) + 1), "blocks")],
+        lambda width: [BlockDiagonal(blocks=4), BlockDiagonal(blocks=5)],
+    ),
+    Family(
+        "dense",
+        lambda _rows, _columns: st.just(Dense()),
+        lambda _rows, _columns: [],
+        lambda _width: [Dense()],
+    ),
+    Family(
+        "GBLR",
+        lambda rows, columns: st.lists(rectangles(rows, columns), max_size=4).map(
+            lambda found: Gblr(rectangles=tuple(found))
+        ),
+        lambda rows, columns: [
+            (
+                Gblr(
+                    rectangles=(
+                        Rectangle(
+                            row_start=0,
+                            row_count=rows + 1,
+                            column_start=0,
+                            column_count=1,
+                            rank=1,
+                        ),
+                    )
+                ),
+                "row_count",
+            )
+        ],
+        lambda width: [overlapping(width)],
+        exempt={
+            "a member is projected onto itself": "where rectangles overlap, their sums are neither "
+            "convex nor closed, and descent may stop at a stationary point",
+            "a FLOP counter sees the MACs": "the packed form multiplies zeros outside of the "
+            "rectangles, where that takes less time",
+        },
+    ),
+    Family(
+        "low rank",
+        lambda rows, columns: st.integers(1, min(rows, columns)).map(
+            lambda rank: LowRank(rank=rank)
+        ),
+        lambda rows, columns: [(LowRank(rank=min(rows, columns) + 1), "rank")],
+        lambda width: [LowRank(rank=max(1, width // 4)), LowRank(rank=1)],
+        curve=low_rank.error_curve,
+    ),
+)
