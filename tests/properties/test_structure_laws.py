@@ -15,7 +15,8 @@ from models.structured import GblrLinear, StructuredLinear
 from models.structured.build import build_layer, empty_layer, project
 from models.structured.output_error import REGULARISATION, output_error
 from models.structures import STRUCTURE_ADAPTER, Gblr, Structure
-from tests.properties.families import FAMILIES, Family, Law
+from tests.properties.families import FAMILIES
+from tests.properties.family import Family, Law
 
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
 

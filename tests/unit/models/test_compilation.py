@@ -10,7 +10,8 @@ from jaxtyping import config
 from models.structured import GblrLinear
 from models.structured.base import StructuredLinear
 from models.structured.build import build_layer
-from tests.properties.families import FAMILIES, Family
+from tests.properties.families import FAMILIES
+from tests.properties.family import Family
 
 WIDTH = 16
 
