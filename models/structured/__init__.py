@@ -3,12 +3,14 @@
 from models.structured.base import StructuredLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
 from models.structured.dense import DenseLinear
+from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
 
 __all__ = [
     "BlockDiagonalLinear",
     "DenseLinear",
+    "DiagonalsLinear",
     "GblrLinear",
     "LowRankLinear",
     "StructuredLinear",

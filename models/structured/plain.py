@@ -5,9 +5,10 @@ from typing import assert_never
 from models.structured.base import StructuredLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
 from models.structured.dense import DenseLinear
+from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
-from models.structures import BlockDiagonal, Dense, Gblr, LowRank
+from models.structures import BlockDiagonal, Dense, Diagonals, Gblr, LowRank
 from models.structures.plain import PlainStructure
 
 
@@ -20,6 +21,8 @@ def plain_class(structure: PlainStructure) -> type[StructuredLinear]:
             return LowRankLinear
         case BlockDiagonal():
             return BlockDiagonalLinear
+        case Diagonals():
+            return DiagonalsLinear
         case Gblr():
             return GblrLinear
         case _:

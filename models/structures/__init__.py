@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from models.structures.block_diagonal import BlockDiagonal
 from models.structures.dense import Dense
+from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr, Rectangle
 from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
@@ -17,6 +18,7 @@ __all__ = [
     "STRUCTURE_ADAPTER",
     "BlockDiagonal",
     "Dense",
+    "Diagonals",
     "Gblr",
     "LowRank",
     "Rectangle",

@@ -2,7 +2,8 @@
 
 from models.structures.block_diagonal import BlockDiagonal
 from models.structures.dense import Dense
+from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr
 from models.structures.low_rank import LowRank
 
-PlainStructure = Dense | LowRank | BlockDiagonal | Gblr
+PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals

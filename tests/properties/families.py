@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
+from tests.properties import family_diagonals
 from tests.properties.family import Family
 
 
@@ -47,6 +48,7 @@ FAMILIES: Sequence[Family] = (
         lambda _rows, _columns: [],
         lambda _width: [Dense()],
     ),
+    *family_diagonals.FAMILIES,
     Family(
         "GBLR",
         lambda rows, columns: st.lists(rectangles(rows, columns), max_size=4).map(

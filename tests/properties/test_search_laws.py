@@ -146,6 +146,8 @@ def larger(layer: LayerSpec) -> list[Structure]:
                 for height in range(one.row_count, rows + 1)
                 for width in range(one.column_count, columns + 1)
             ]
+        case other:
+            raise AssertionError(f"no {other.kind} is drawn here")
 
 
 @given(structured_layers(), st.sampled_from(["macs", "parameters"]))
