@@ -2,6 +2,7 @@
 
 from models.structured.base import StructuredLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
@@ -9,6 +10,7 @@ from models.structured.low_rank import LowRankLinear
 
 __all__ = [
     "BlockDiagonalLinear",
+    "ButterflyLinear",
     "DenseLinear",
     "DiagonalsLinear",
     "GblrLinear",

@@ -35,3 +35,15 @@ def regularised(
     while torch.linalg.cholesky_ex(moment + noise).info != 0:
         noise *= 10
     return moment + noise
+
+
+def best_scale(
+    found: Float[Tensor, "rows columns"],
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> float:
+    """The number to multiply an approximation by: thereafter it is never worse than zero."""
+    found, weight = found.detach().double(), weight.detach().double()
+    weighted = found if second_moment is None else found @ second_moment.double()
+    energy = float((weighted * found).sum())
+    return float((weighted * weight).sum()) / energy if energy > 0 else 1.0

@@ -4,11 +4,12 @@ from typing import assert_never
 
 from models.structured.base import StructuredLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
-from models.structures import BlockDiagonal, Dense, Diagonals, Gblr, LowRank
+from models.structures import BlockDiagonal, Butterfly, Dense, Diagonals, Gblr, LowRank
 from models.structures.plain import PlainStructure
 
 
@@ -25,5 +26,7 @@ def plain_class(structure: PlainStructure) -> type[StructuredLinear]:
             return DiagonalsLinear
         case Gblr():
             return GblrLinear
+        case Butterfly():
+            return ButterflyLinear
         case _:
             assert_never(structure)

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from models.structures.block_diagonal import BlockDiagonal
+from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr, Rectangle
@@ -17,6 +18,7 @@ STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
 __all__ = [
     "STRUCTURE_ADAPTER",
     "BlockDiagonal",
+    "Butterfly",
     "Dense",
     "Diagonals",
     "Gblr",

@@ -1,9 +1,10 @@
 """The union of all structures that are not made of others."""
 
 from models.structures.block_diagonal import BlockDiagonal
+from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr
 from models.structures.low_rank import LowRank
 
-PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals
+PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly

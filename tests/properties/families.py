@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
-from tests.properties import family_diagonals
+from tests.properties import family_butterfly, family_diagonals
 from tests.properties.family import Family
 
 
@@ -42,6 +42,7 @@ FAMILIES: Sequence[Family] = (
         lambda rows, columns: [(BlockDiagonal(blocks=min(rows, columns) + 1), "blocks")],
         lambda width: [BlockDiagonal(blocks=4), BlockDiagonal(blocks=5)],
     ),
+    *family_butterfly.FAMILIES,
     Family(
         "dense",
         lambda _rows, _columns: st.just(Dense()),

@@ -1,0 +1,50 @@
+"""What butterflies look like to the laws."""
+
+from hypothesis import strategies as st
+
+from models.structures import Butterfly, Structure
+from models.structures.butterfly import padded_side
+from tests.properties.family import Family
+
+MERGED = "merged factors multiply more than the mixes that are counted, in less time"
+
+
+def butterflies(rows: int, columns: int) -> st.SearchStrategy[Structure]:
+    return st.builds(
+        Butterfly,
+        blocks=st.integers(1, min(3, padded_side(rows, columns))),
+        numbers=st.sampled_from(["real", "complex"]),
+        strides=st.sampled_from(["increasing", "decreasing"]),
+        bit_reversal=st.booleans(),
+    )
+
+
+FAMILIES = (
+    Family(
+        "butterfly",
+        lambda _rows, _columns: st.builds(
+            Butterfly,
+            strides=st.sampled_from(["increasing", "decreasing"]),
+            bit_reversal=st.booleans(),
+        ),
+        lambda rows, columns: [(Butterfly(blocks=padded_side(rows, columns) + 1), "blocks")],
+        lambda _width: [Butterfly(), Butterfly(strides="decreasing", bit_reversal=True)],
+        exempt={"a FLOP counter sees the MACs": MERGED},
+        fits=10,
+    ),
+    Family(
+        "butterfly products",
+        butterflies,
+        lambda _rows, _columns: [(Butterfly(blocks=10**12), "blocks")],
+        lambda _width: [
+            Butterfly(blocks=2, numbers="complex", strides="decreasing"),
+            Butterfly(blocks=3, bit_reversal=True),
+        ],
+        exempt={
+            "a member is projected onto itself": "the real part of complex factors, and a product "
+            "of several butterflies, have no closed form: descent may stop at a stationary point",
+            "a FLOP counter sees the MACs": MERGED,
+        },
+        fits=5,
+    ),
+)
