@@ -1,0 +1,67 @@
+"""Weight normalisation: no tensor of a structured layer outgrows its initial size but by its gain.
+
+M becomes g M / max(1, rms(M) / s), with a learned gain g that begins at 1 and s the rms of M at the
+beginning. It keeps activations from growing where products of tensors grow faster than each of them
+(Qiu et al., ICML 2024, arXiv 2406.06248).
+"""
+
+import math
+from collections.abc import Iterator
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from models.structured import StructuredLinear
+
+
+@final
+class RootMeanSquareCeiling(nn.Module):
+    """The parametrisation of one tensor."""
+
+    size: Tensor
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        size = root_mean_square(tensor.detach())
+        if not size > 0:
+            raise ValueError("the tensor is all zeros, but its initial size is what normalises it")
+        self.register_buffer("size", size)
+        self.gain = nn.Parameter(torch.ones_like(size))
+
+    def forward(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Scale down what is larger than at the beginning, and by the gain."""
+        growth = root_mean_square(tensor) / self.size
+        return self.gain * tensor / growth.clamp(min=1)
+
+
+def root_mean_square(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """The size of a typical entry, with a gradient at zero too."""
+    norm: Tensor = torch.linalg.vector_norm(tensor)
+    return norm / math.sqrt(tensor.numel())
+
+
+def normalise_weights(network: nn.Module) -> None:
+    """Put every tensor but the biases of a network's initialised layers under its ceiling.
+
+    What the network computes stays the same. Raises ValueError for a tensor of zeros.
+    """
+    for layer, name in list(_tensors(network)):
+        tensor = getattr(layer, name)
+        if tensor.numel():
+            parametrize.register_parametrization(layer, name, RootMeanSquareCeiling(tensor))
+
+
+def bake_weights(network: nn.Module) -> None:
+    """Store what the normalised tensors amount to, and leave plain layers that compute the same."""
+    for layer, name in list(_tensors(network)):
+        if parametrize.is_parametrized(layer, name):
+            parametrize.remove_parametrizations(layer, name)
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[StructuredLinear, str]]:
+    for module in network.modules():
+        if isinstance(module, StructuredLinear):
+            yield from ((module, name) for name in module.fan_ins())
