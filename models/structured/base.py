@@ -99,7 +99,8 @@ class StructuredLinear(nn.Module, ABC, Generic[S]):
     def fan_ins(self) -> dict[str, float]:
         """For every trainable tensor but the bias, how many numbers each of its outputs sums up.
 
-        The learning rates of training from scratch follow from it; a tensor that only scales has 1.
+        The learning rates of training from scratch follow from it; a tensor that only scales has 1,
+        and one that stacks several factors of a product has the sum of theirs.
         """
 
     @final

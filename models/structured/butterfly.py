@@ -110,8 +110,9 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         self.mixes.copy_(gain * mixes.reshape(self.mixes.shape))
 
     def fan_ins(self) -> dict[str, float]:
-        """Every output mixes two numbers, or two complex ones."""
-        return {"mixes": 2 * len(self.mixes)}
+        """Every factor's outputs mix two numbers, or two complex ones; all factors are stacked."""
+        parts, _, factors = self.mixes.shape[:3]
+        return {"mixes": 2 * parts * factors}
 
     @property
     def _padded_columns(self) -> int:

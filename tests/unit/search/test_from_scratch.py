@@ -150,20 +150,6 @@ def test_one_step_moves_the_features_alike_at_every_width_by_the_rule_only(name:
     assert by_one_rate[1] / by_one_rate[0] > 2.5
 
 
-@pytest.mark.parametrize("structure", [LowRank(rank=64), LowRank(rank=8), BlockDiagonal(blocks=8)])
-def test_one_step_moves_a_structured_layers_features_as_far_as_the_dense_layers(
-    structure: Structure,
-) -> None:
-    far = [
-        moved(layer, rate_factors(layer, base_columns=256))
-        for layer in (
-            build_layer(one, rows=256, columns=256, generator=generator())
-            for one in (structure, Dense())
-        )
-    ]
-    assert 1 / 2 < far[0] / far[1] < 2
-
-
 def trained(network: nn.Module, groups: list[dict[str, object]]) -> list[Tensor]:
     x = torch.randn(8, 1, 8, 8, generator=generator())
     optimiser = torch.optim.Adam(groups, lr=1e-2)

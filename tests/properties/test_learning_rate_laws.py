@@ -1,0 +1,40 @@
+"""What the learning rates of training from scratch owe every matrix structure, at every width."""
+
+import pytest
+import torch
+
+from models.structured import StructuredLinear
+from models.structured.build import build_layer
+from models.structures import Dense, Structure
+from search.from_scratch import rate_factors
+from tests.properties.families import FAMILIES
+from tests.properties.family import Family
+
+RATE = 1e-3
+
+
+def moved(structure: Structure, width: int) -> float:
+    """How far one step of Adam moves a square layer's features at a few inputs."""
+    generator = torch.Generator().manual_seed(0)
+    layer: StructuredLinear = build_layer(structure, rows=width, columns=width, generator=generator)
+    x, wish = torch.randn(2, 4, width, generator=generator)
+    before = layer(x).detach()
+    factors = rate_factors(layer, base_columns=64)
+    optimiser = torch.optim.Adam(
+        {"params": [layer.get_parameter(name)], "lr": RATE * factor}
+        for name, factor in factors.items()
+    )
+    (layer(x) * wish).sum().backward()
+    optimiser.step()
+    return float((layer(x).detach() - before).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("width", [64, 1024])
+def test_one_step_moves_a_structures_features_as_far_as_a_dense_layers(
+    family: Family, width: int
+) -> None:
+    """Within a factor of two of what a dense layer of 64 columns does: so at all widths alike."""
+    dense = moved(Dense(), 64)
+    for structure in family.at_width(width):
+        assert dense / 2 < moved(structure, width) < 2 * dense, structure
