@@ -6,6 +6,7 @@ from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
+from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.low_rank import LowRankLinear
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DenseLinear",
     "DiagonalsLinear",
     "GblrLinear",
+    "GroupAndShuffleLinear",
     "LowRankLinear",
     "StructuredLinear",
 ]

@@ -124,7 +124,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             inputs = functional.pad(inputs, (0, missing))
         if self.order is not None:
             copies = self._padded_columns // self.side
-            pieces = inputs.reshape(len(inputs), copies, self.side)
+            pieces = inputs.reshape(inputs.shape[0], copies, self.side)
             inputs = pieces.index_select(2, self.order).flatten(1)
         return apply_runs(self.mixes, self.plan, inputs.T, tall=self.tall)
 

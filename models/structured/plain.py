@@ -8,12 +8,23 @@ from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
+from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.low_rank import LowRankLinear
-from models.structures import BlockDiagonal, Butterfly, Dense, Diagonals, Gblr, LowRank
+from models.structures import (
+    BlockDiagonal,
+    Butterfly,
+    Dense,
+    Diagonals,
+    Gblr,
+    GroupAndShuffle,
+    LowRank,
+)
 from models.structures.plain import PlainStructure
 
 
-def plain_class(structure: PlainStructure) -> type[StructuredLinear]:
+def plain_class(  # noqa: PLR0911 - one for each structure
+    structure: PlainStructure,
+) -> type[StructuredLinear]:
     """The class whose layers have this structure."""
     match structure:
         case Dense():
@@ -28,5 +39,7 @@ def plain_class(structure: PlainStructure) -> type[StructuredLinear]:
             return GblrLinear
         case Butterfly():
             return ButterflyLinear
+        case GroupAndShuffle():
+            return GroupAndShuffleLinear
         case _:
             assert_never(structure)

@@ -9,6 +9,7 @@ from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr, Rectangle
+from models.structures.group_and_shuffle import GroupAndShuffle
 from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
 
@@ -22,6 +23,7 @@ __all__ = [
     "Dense",
     "Diagonals",
     "Gblr",
+    "GroupAndShuffle",
     "LowRank",
     "Rectangle",
     "Structure",

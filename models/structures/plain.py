@@ -5,6 +5,7 @@ from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr
+from models.structures.group_and_shuffle import GroupAndShuffle
 from models.structures.low_rank import LowRank
 
-PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly
+PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly | GroupAndShuffle

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
-from tests.properties import family_butterfly, family_diagonals
+from tests.properties import family_butterfly, family_diagonals, family_group_and_shuffle
 from tests.properties.family import Family
 
 
@@ -79,6 +79,7 @@ FAMILIES: Sequence[Family] = (
             "rectangles, where that takes less time",
         },
     ),
+    *family_group_and_shuffle.FAMILIES,
     Family(
         "low rank",
         lambda rows, columns: st.integers(1, min(rows, columns)).map(

@@ -11,7 +11,11 @@ from models.structured.error_curve import ErrorCurve
 from models.structures import Structure
 
 # The laws from which a family may be exempt, each with its mathematical reason.
-Law = Literal["a member is projected onto itself", "a FLOP counter sees the MACs"]
+Law = Literal[
+    "a member is projected onto itself",
+    "a projection is never worse than zero",
+    "a FLOP counter sees the MACs",
+]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ FAMILIES = (
             bit_reversal=st.booleans(),
         ),
         lambda rows, columns: [(Butterfly(blocks=padded_side(rows, columns) + 1), "blocks")],
-        lambda _width: [Butterfly(), Butterfly(strides="decreasing", bit_reversal=True)],
+        lambda _width: [Butterfly(bit_reversal=True), Butterfly(strides="decreasing")],
         exempt={"a FLOP counter sees the MACs": MERGED},
         fits=10,
     ),

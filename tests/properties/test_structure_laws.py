@@ -162,6 +162,8 @@ def test_a_member_is_projected_onto_itself(family: Family, aware: bool) -> None:
 
 @every_family
 def test_a_projection_is_never_worse_than_zero(family: Family) -> None:
+    skip_exempt(family, "a projection is never worse than zero")
+
     def check(case: Case) -> None:
         weight = case.weight()
         found = project(weight, case.structure).to_dense()
@@ -180,7 +182,8 @@ def test_a_data_aware_projection_is_no_worse_than_zero_or_the_plain_one(family: 
         slack = 1.01 * REGULARISATION * moment.diagonal().mean() * weight.square().sum() + 1e-12
         error = output_error(weight - aware, moment)
         assert error <= output_error(weight - plain, moment) + slack
-        assert error <= output_error(weight, moment) + slack
+        if "a projection is never worse than zero" not in family.exempt:
+            assert error <= output_error(weight, moment) + slack
 
     for_all(family, check, examples=family.fits)
 
