@@ -109,7 +109,9 @@ class GroupAndShuffleLinear(StructuredLinear[GroupAndShuffle]):
         return None
 
     def fan_ins(self) -> dict[str, float]:
-        """Every output sums up its block's columns."""
+        """Every output sums up its block's columns; all rotations are stacked."""
+        if self.spec.orthogonal:
+            return {"blocks.0": self.spec.factors * self.sides[0]}
         return {f"blocks.{index}": self.sides[index] for index in range(len(self.blocks))}
 
     def _act(self, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "groups height batch"]:
