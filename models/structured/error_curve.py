@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from models.structures import Structure
 
+S = TypeVar("S", default=Structure)
+
 
 @dataclass(frozen=True, slots=True)
-class ErrorCurve:
+class ErrorCurve(Generic[S]):
     """Nested sizes, the cheapest first; `structure` gives the spec of the size at an index.
 
     Errors are relative and squared: of the matrix, or of the outputs where C was given.
@@ -20,7 +24,7 @@ class ErrorCurve:
     macs: Int[Tensor, " sizes"]
     parameters: Int[Tensor, " sizes"]
     errors: Float[Tensor, " sizes"]
-    structure: Callable[[int], Structure]
+    structure: Callable[[int], S]
 
 
 def remaining(energies: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
