@@ -8,6 +8,8 @@ from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.low_rank import LowRankLinear
+from models.structured.sttp import SttpLinear
+from models.structured.svdp import SvdpLinear
 
 __all__ = [
     "BlockDiagonalLinear",
@@ -18,4 +20,6 @@ __all__ = [
     "GroupAndShuffleLinear",
     "LowRankLinear",
     "StructuredLinear",
+    "SttpLinear",
+    "SvdpLinear",
 ]

@@ -10,6 +10,8 @@ from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.low_rank import LowRankLinear
+from models.structured.sttp import SttpLinear
+from models.structured.svdp import SvdpLinear
 from models.structures import (
     BlockDiagonal,
     Butterfly,
@@ -18,6 +20,8 @@ from models.structures import (
     Gblr,
     GroupAndShuffle,
     LowRank,
+    Sttp,
+    Svdp,
 )
 from models.structures.plain import PlainStructure
 
@@ -41,5 +45,9 @@ def plain_class(  # noqa: PLR0911 - one for each structure
             return ButterflyLinear
         case GroupAndShuffle():
             return GroupAndShuffleLinear
+        case Svdp():
+            return SvdpLinear
+        case Sttp():
+            return SttpLinear
         case _:
             assert_never(structure)

@@ -12,6 +12,8 @@ from models.structures.gblr import Gblr, Rectangle
 from models.structures.group_and_shuffle import GroupAndShuffle
 from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
+from models.structures.sttp import Sttp
+from models.structures.svdp import Svdp
 
 Structure = Annotated[PlainStructure, Field(discriminator="kind")]
 STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
@@ -27,4 +29,6 @@ __all__ = [
     "LowRank",
     "Rectangle",
     "Structure",
+    "Sttp",
+    "Svdp",
 ]

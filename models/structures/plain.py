@@ -7,5 +7,9 @@ from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr
 from models.structures.group_and_shuffle import GroupAndShuffle
 from models.structures.low_rank import LowRank
+from models.structures.sttp import Sttp
+from models.structures.svdp import Svdp
 
-PlainStructure = Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly | GroupAndShuffle
+PlainStructure = (
+    Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly | GroupAndShuffle | Svdp | Sttp
+)

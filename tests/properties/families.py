@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 
 from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
-from tests.properties import family_butterfly, family_diagonals, family_group_and_shuffle
+from tests.properties import (
+    family_butterfly,
+    family_diagonals,
+    family_group_and_shuffle,
+    family_spectral,
+)
 from tests.properties.family import Family
 
 
@@ -89,4 +94,5 @@ FAMILIES: Sequence[Family] = (
         lambda width: [LowRank(rank=max(1, width // 4)), LowRank(rank=1)],
         curve=low_rank.error_curve,
     ),
+    *family_spectral.FAMILIES,
 )

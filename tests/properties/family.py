@@ -15,6 +15,7 @@ Law = Literal[
     "a member is projected onto itself",
     "a projection is never worse than zero",
     "a FLOP counter sees the MACs",
+    "the variance is kept",
 ]
 
 
