@@ -1,6 +1,7 @@
 """The public layers: one file for each matrix structure."""
 
 from models.structured.base import StructuredLinear
+from models.structured.blast import BlastLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
@@ -12,6 +13,7 @@ from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
 
 __all__ = [
+    "BlastLinear",
     "BlockDiagonalLinear",
     "ButterflyLinear",
     "DenseLinear",

@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from models.structured.base import StructuredLinear
+from models.structured.blast import BlastLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
@@ -13,6 +14,7 @@ from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
 from models.structures import (
+    Blast,
     BlockDiagonal,
     Butterfly,
     Dense,
@@ -37,6 +39,8 @@ def plain_class(  # noqa: PLR0911 - one for each structure
             return LowRankLinear
         case BlockDiagonal():
             return BlockDiagonalLinear
+        case Blast():
+            return BlastLinear
         case Diagonals():
             return DiagonalsLinear
         case Gblr():

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
+from models.structures.blast import Blast
 from models.structures.block_diagonal import BlockDiagonal
 from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
@@ -20,6 +21,7 @@ STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
 
 __all__ = [
     "STRUCTURE_ADAPTER",
+    "Blast",
     "BlockDiagonal",
     "Butterfly",
     "Dense",

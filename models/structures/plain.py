@@ -1,5 +1,6 @@
 """The union of all structures that are not made of others."""
 
+from models.structures.blast import Blast
 from models.structures.block_diagonal import BlockDiagonal
 from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
@@ -11,5 +12,14 @@ from models.structures.sttp import Sttp
 from models.structures.svdp import Svdp
 
 PlainStructure = (
-    Dense | LowRank | BlockDiagonal | Gblr | Diagonals | Butterfly | GroupAndShuffle | Svdp | Sttp
+    Dense
+    | LowRank
+    | BlockDiagonal
+    | Blast
+    | Gblr
+    | Diagonals
+    | Butterfly
+    | GroupAndShuffle
+    | Svdp
+    | Sttp
 )

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
 from tests.properties import (
+    family_blast,
     family_butterfly,
     family_diagonals,
     family_group_and_shuffle,
@@ -39,6 +40,7 @@ def overlapping(width: int) -> Gblr:
 
 
 FAMILIES: Sequence[Family] = (
+    family_blast.FAMILY,
     Family(
         "block diagonal",
         lambda rows, columns: st.integers(1, min(rows, columns)).map(
