@@ -3,6 +3,9 @@
 from models.structured.base import StructuredLinear
 from models.structured.blast import BlastLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.block_low_rank import BlockLowRankLinear
+from models.structured.block_sparse import BlockSparseLinear
+from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
@@ -15,6 +18,9 @@ from models.structured.svdp import SvdpLinear
 __all__ = [
     "BlastLinear",
     "BlockDiagonalLinear",
+    "BlockLowRankLinear",
+    "BlockSparseLinear",
+    "BttLinear",
     "ButterflyLinear",
     "DenseLinear",
     "DiagonalsLinear",

@@ -6,9 +6,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.base import StructuredLinear, draw_normal
+from models.structured.batched import padded, side_by_side
 from models.structured.output_error import regularised
 from models.structures import BlockDiagonal
 
@@ -34,13 +34,10 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
         self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "*batch rows"]:
         """All blocks in one batched product."""
-        count, height, width = self.blocks.shape
-        if count * width > self.columns:
-            x = functional.pad(x, (0, count * width - self.columns))
-        inputs = rearrange(x, "... (block column) -> block (...) column", block=count)
-        outputs = torch.bmm(inputs, self.blocks.transpose(1, 2))
-        y = outputs.transpose(0, 1).reshape(*x.shape[:-1], count * height)[..., : self.rows]
-        return add_bias(y, bias)
+        count, _, width = self.blocks.shape
+        inputs = padded(x.reshape(-1, self.columns), count * width).unflatten(1, (count, width))
+        y = side_by_side(inputs.transpose(0, 1), self.blocks, bias)
+        return y[:, : self.rows].reshape(*x.shape[:-1], self.rows)
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """The blocks on the diagonal, cropped."""

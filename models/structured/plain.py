@@ -5,6 +5,9 @@ from typing import assert_never
 from models.structured.base import StructuredLinear
 from models.structured.blast import BlastLinear
 from models.structured.block_diagonal import BlockDiagonalLinear
+from models.structured.block_low_rank import BlockLowRankLinear
+from models.structured.block_sparse import BlockSparseLinear
+from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
@@ -16,6 +19,9 @@ from models.structured.svdp import SvdpLinear
 from models.structures import (
     Blast,
     BlockDiagonal,
+    BlockLowRank,
+    BlockSparse,
+    Btt,
     Butterfly,
     Dense,
     Diagonals,
@@ -28,7 +34,7 @@ from models.structures import (
 from models.structures.plain import PlainStructure
 
 
-def plain_class(  # noqa: PLR0911 - one for each structure
+def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
     structure: PlainStructure,
 ) -> type[StructuredLinear]:
     """The class whose layers have this structure."""
@@ -53,5 +59,11 @@ def plain_class(  # noqa: PLR0911 - one for each structure
             return SvdpLinear
         case Sttp():
             return SttpLinear
+        case BlockSparse():
+            return BlockSparseLinear
+        case BlockLowRank():
+            return BlockLowRankLinear
+        case Btt():
+            return BttLinear
         case _:
             assert_never(structure)

@@ -6,6 +6,9 @@ from pydantic import Field, TypeAdapter
 
 from models.structures.blast import Blast
 from models.structures.block_diagonal import BlockDiagonal
+from models.structures.block_low_rank import BlockLowRank
+from models.structures.block_sparse import BlockSparse
+from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
@@ -23,6 +26,9 @@ __all__ = [
     "STRUCTURE_ADAPTER",
     "Blast",
     "BlockDiagonal",
+    "BlockLowRank",
+    "BlockSparse",
+    "Btt",
     "Butterfly",
     "Dense",
     "Diagonals",

@@ -2,6 +2,9 @@
 
 from models.structures.blast import Blast
 from models.structures.block_diagonal import BlockDiagonal
+from models.structures.block_low_rank import BlockLowRank
+from models.structures.block_sparse import BlockSparse
+from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
@@ -15,6 +18,9 @@ PlainStructure = (
     Dense
     | LowRank
     | BlockDiagonal
+    | BlockSparse
+    | BlockLowRank
+    | Btt
     | Blast
     | Gblr
     | Diagonals

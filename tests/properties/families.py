@@ -8,6 +8,7 @@ from models.structured import low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
 from tests.properties import (
     family_blast,
+    family_blocks,
     family_butterfly,
     family_diagonals,
     family_group_and_shuffle,
@@ -49,6 +50,7 @@ FAMILIES: Sequence[Family] = (
         lambda rows, columns: [(BlockDiagonal(blocks=min(rows, columns) + 1), "blocks")],
         lambda width: [BlockDiagonal(blocks=4), BlockDiagonal(blocks=5)],
     ),
+    *family_blocks.FAMILIES,
     *family_butterfly.FAMILIES,
     Family(
         "dense",

@@ -1,0 +1,176 @@
+"""Block sparse: W is zero but for dense t x t tiles W_ij at given places of a grid."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.batched import padded
+from models.structured.block_grid import grid_moment, removed_energies
+from models.structured.error_curve import ErrorCurve, remaining
+from models.structures import BlockSparse
+
+# Up to so many inputs all tiles are one batched product; for more, moving its outputs would take
+# longer than the products, and each band of rows is one product instead.
+FEW_INPUTS = 16
+
+
+@final
+class BlockSparseLinear(StructuredLinear[BlockSparse]):
+    """y_i = sum_j W_ij x_j over the tiles of each row band i, plus b.
+
+    `tiles` holds the W_ij^T in the order of the positions, band by band: those of one band, below
+    each other, are one matrix.
+    """
+
+    tile_rows: Int[Tensor, " tiles"]
+    tile_columns: Int[Tensor, " tiles"]
+
+    def __init__(
+        self,
+        structure: BlockSparse,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
+        count, side = len(structure.positions), structure.tile
+        self.tiles = nn.Parameter(torch.zeros(count, side, side, dtype=dtype))
+        self.grid = structure.grid(rows=rows, columns=columns)
+        places = torch.tensor(structure.positions)
+        self.counts = torch.bincount(places[:, 0], minlength=self.grid[0]).tolist()
+        self.register_buffer("tile_rows", places[:, 0].contiguous(), persistent=False)
+        self.register_buffer("tile_columns", places[:, 1].contiguous(), persistent=False)
+
+    def product(
+        self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "*batch rows"]:
+        """Gather each band's inputs, and multiply."""
+        side, across = self.spec.tile, self.grid[1]
+        inputs = padded(x.reshape(-1, self.columns), across * side).unflatten(1, (across, side))
+        if not torch.compiler.is_compiling() and len(inputs) <= FEW_INPUTS:
+            y = self._at_once(inputs)
+        else:
+            y = self._band_by_band(inputs)
+        return add_bias(y[:, : self.rows].reshape(*x.shape[:-1], self.rows), bias)
+
+    def _at_once(self, inputs: Tensor) -> Tensor:
+        gathered = inputs.index_select(1, self.tile_columns).transpose(0, 1)
+        parts = torch.bmm(gathered, self.tiles)
+        y = parts.new_zeros(self.grid[0], len(inputs), self.spec.tile)
+        return y.index_add(0, self.tile_rows, parts).transpose(0, 1).flatten(1)
+
+    def _band_by_band(self, inputs: Tensor) -> Tensor:
+        bands = []
+        for tiles, columns in zip(
+            torch.split(self.tiles, self.counts),
+            torch.split(self.tile_columns, self.counts),
+            strict=True,
+        ):
+            gathered = inputs.index_select(1, columns).flatten(1)
+            bands.append(functional.linear(gathered, tiles.flatten(0, 1).T))
+        return torch.cat(bands, 1)
+
+    def to_dense(self) -> Float[Tensor, "rows columns"]:
+        """The tiles at their places, cropped."""
+        empty = self.tiles.new_zeros(*self.grid, self.spec.tile, self.spec.tile)
+        whole = empty.index_put((self.tile_rows, self.tile_columns), self.tiles.transpose(1, 2))
+        return whole.transpose(1, 2).flatten(2).flatten(0, 1)[: self.rows, : self.columns]
+
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each band."""
+        blocks = _tiles(weight, self.spec.tile)
+        if second_moment is None:
+            self.tiles.copy_(blocks[self.tile_rows, self.tile_columns].transpose(1, 2))
+            return
+        bands = blocks.transpose(1, 2).flatten(2)
+        moment = grid_moment(second_moment, bands.shape[2])
+        cross = bands @ moment
+        inside = torch.arange(bands.shape[2]).view(self.grid[1], self.spec.tile)
+        columns_of_bands = torch.split(self.tile_columns, self.counts)
+        found = []
+        for band, tiles in enumerate(columns_of_bands):
+            chosen = inside[tiles].flatten()
+            root = torch.linalg.cholesky(moment[chosen[:, None], chosen])
+            solution = torch.cholesky_solve(cross[band][:, chosen].T, root)
+            found.append(solution.view(len(tiles), self.spec.tile, self.spec.tile))
+        self.tiles.copy_(torch.cat(found))
+
+    def reset_matrix(self, generator: torch.Generator) -> None:
+        """Draw every tile; a row's variance is shared by all columns of the tiles of its band."""
+        starts = self.tile_columns * self.spec.tile
+        widths = (self.columns - starts).clamp(max=self.spec.tile)
+        totals = torch.zeros_like(widths).new_zeros(self.grid[0])
+        fan_in = totals.index_add(0, self.tile_rows, widths)[self.tile_rows]
+        draw_normal(self.tiles, fan_in=fan_in[:, None, None], generator=generator)
+
+    def fan_ins(self) -> dict[str, float]:
+        """The columns of a row's tiles, in the mean over all tiles."""
+        share = sum(count**2 for count in self.counts) / len(self.tiles)
+        return {"tiles": self.spec.tile * share}
+
+
+def error_curve(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+    *,
+    tile: int,
+) -> ErrorCurve:
+    """Every number of tiles at once, those of largest energy first: exact for the weight.
+
+    For its outputs, the order is that of each tile's own output energy, and the error that of the
+    cropped matrix, which least squares can only lower.
+    """
+    blocks = _tiles(weight, tile)
+    across = blocks.shape[1]
+    if second_moment is None:
+        energies = blocks.square().sum((2, 3))
+        order = energies.flatten().argsort(descending=True)
+        errors = remaining(energies.flatten()[order])
+    else:
+        products = _tile_products(blocks, grid_moment(second_moment, across * tile))
+        energies = products.diagonal(dim1=1, dim2=2)
+        order = energies.flatten().argsort(descending=True)
+        places = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
+        falls = removed_energies(products, places.view_as(energies))
+        # More tiles never fit worse, so the least error so far bounds all that follow.
+        errors = remaining(falls.flatten()[order]).clamp(0, 1).cummin(0).values
+    sizes = torch.arange(1, len(order) + 1) * tile**2
+    found = [(place // across, place % across) for place in order.tolist()]
+    return ErrorCurve(
+        macs=sizes,
+        parameters=sizes,
+        errors=errors,
+        structure=lambda index: BlockSparse(tile=tile, positions=tuple(found[: index + 1])),
+    )
+
+
+def _tiles(weight: Tensor, tile: int) -> Tensor:
+    rows, columns = weight.shape
+    height, width = -(-rows // tile), -(-columns // tile)
+    missing = (0, width * tile - columns, 0, height * tile - rows)
+    matrix = functional.pad(weight.detach().double(), missing)
+    return matrix.view(height, tile, width, tile).transpose(1, 2)
+
+
+def _tile_products(
+    blocks: Float[Tensor, "bands groups tile tile"], moment: Float[Tensor, "columns columns"]
+) -> Float[Tensor, "bands groups groups"]:
+    """<A, B C> of any two tiles A, B of one band."""
+    bands, groups, side, _ = blocks.shape
+    rows = blocks.transpose(1, 2).flatten(2)
+    found = rows.new_empty(bands, groups, groups)
+    for group in range(groups):
+        spread = blocks[:, group] @ moment[group * side : (group + 1) * side]
+        found[:, group] = (spread * rows).view(bands, side, groups, side).sum((1, 3))
+    return found
