@@ -7,6 +7,7 @@ from models.structured.block_low_rank import BlockLowRankLinear
 from models.structured.block_sparse import BlockSparseLinear
 from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
+from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
@@ -14,6 +15,7 @@ from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
+from models.structured.truncated_butterfly import TruncatedButterfly
 
 __all__ = [
     "BlastLinear",
@@ -21,6 +23,7 @@ __all__ = [
     "BlockLowRankLinear",
     "BlockSparseLinear",
     "BttLinear",
+    "ButterflyGadgetLinear",
     "ButterflyLinear",
     "DenseLinear",
     "DiagonalsLinear",
@@ -30,4 +33,5 @@ __all__ = [
     "StructuredLinear",
     "SttpLinear",
     "SvdpLinear",
+    "TruncatedButterfly",
 ]

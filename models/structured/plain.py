@@ -9,6 +9,7 @@ from models.structured.block_low_rank import BlockLowRankLinear
 from models.structured.block_sparse import BlockSparseLinear
 from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
+from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.gblr import GblrLinear
@@ -23,6 +24,7 @@ from models.structures import (
     BlockSparse,
     Btt,
     Butterfly,
+    ButterflyGadget,
     Dense,
     Diagonals,
     Gblr,
@@ -65,5 +67,7 @@ def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
             return BlockLowRankLinear
         case Btt():
             return BttLinear
+        case ButterflyGadget():
+            return ButterflyGadgetLinear
         case _:
             assert_never(structure)

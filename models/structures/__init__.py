@@ -10,6 +10,7 @@ from models.structures.block_low_rank import BlockLowRank
 from models.structures.block_sparse import BlockSparse
 from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
+from models.structures.butterfly_gadget import ButterflyGadget
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr, Rectangle
@@ -30,6 +31,7 @@ __all__ = [
     "BlockSparse",
     "Btt",
     "Butterfly",
+    "ButterflyGadget",
     "Dense",
     "Diagonals",
     "Gblr",

@@ -6,6 +6,7 @@ from models.structures.block_low_rank import BlockLowRank
 from models.structures.block_sparse import BlockSparse
 from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
+from models.structures.butterfly_gadget import ButterflyGadget
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.gblr import Gblr
@@ -28,4 +29,5 @@ PlainStructure = (
     | GroupAndShuffle
     | Svdp
     | Sttp
+    | ButterflyGadget
 )

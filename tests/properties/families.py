@@ -52,6 +52,7 @@ FAMILIES: Sequence[Family] = (
     ),
     *family_blocks.FAMILIES,
     *family_butterfly.FAMILIES,
+    family_butterfly.GADGET,
     Family(
         "dense",
         lambda _rows, _columns: st.just(Dense()),

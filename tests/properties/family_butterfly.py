@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from models.structures import Butterfly, Structure
+from models.structures import Butterfly, ButterflyGadget, Structure
 from models.structures.butterfly import padded_side
 from tests.properties.family import Family
 
@@ -16,6 +16,15 @@ def butterflies(rows: int, columns: int) -> st.SearchStrategy[Structure]:
         numbers=st.sampled_from(["real", "complex"]),
         strides=st.sampled_from(["increasing", "decreasing"]),
         bit_reversal=st.booleans(),
+    )
+
+
+def gadgets(rows: int, columns: int) -> st.SearchStrategy[Structure]:
+    return st.builds(
+        ButterflyGadget,
+        core_rows=st.integers(1, rows),
+        core_columns=st.integers(1, columns),
+        seed=st.integers(0, 2**31),
     )
 
 
@@ -47,4 +56,24 @@ FAMILIES = (
         },
         fits=5,
     ),
+)
+
+GADGET = Family(
+    "butterfly gadget",
+    gadgets,
+    lambda rows, columns: [
+        (ButterflyGadget(core_rows=rows + 1, core_columns=columns), "core_rows"),
+        (ButterflyGadget(core_rows=rows, core_columns=10**12), "core_columns"),
+        (ButterflyGadget(core_rows=1, core_columns=1, seed=2**63), "seed"),
+    ],
+    lambda width: [
+        ButterflyGadget(core_rows=width // 8, core_columns=width // 8),
+        ButterflyGadget(core_rows=width // 5, core_columns=width // 4, seed=7),
+    ],
+    exempt={
+        "a member is projected onto itself": "truncated butterflies have no closed form: descent "
+        "may stop at a stationary point",
+        "a FLOP counter sees the MACs": MERGED,
+    },
+    fits=4,
 )
