@@ -10,8 +10,10 @@ from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
+from models.structured.einsum import EinsumLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
+from models.structured.kronecker import KroneckerLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
@@ -27,8 +29,10 @@ __all__ = [
     "ButterflyLinear",
     "DenseLinear",
     "DiagonalsLinear",
+    "EinsumLinear",
     "GblrLinear",
     "GroupAndShuffleLinear",
+    "KroneckerLinear",
     "LowRankLinear",
     "StructuredLinear",
     "SttpLinear",

@@ -12,8 +12,10 @@ from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
+from models.structured.einsum import EinsumLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
+from models.structured.kronecker import KroneckerLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
@@ -27,8 +29,10 @@ from models.structures import (
     ButterflyGadget,
     Dense,
     Diagonals,
+    Einsum,
     Gblr,
     GroupAndShuffle,
+    Kronecker,
     LowRank,
     Sttp,
     Svdp,
@@ -69,5 +73,9 @@ def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
             return BttLinear
         case ButterflyGadget():
             return ButterflyGadgetLinear
+        case Einsum():
+            return EinsumLinear
+        case Kronecker():
+            return KroneckerLinear
         case _:
             assert_never(structure)

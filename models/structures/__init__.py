@@ -13,8 +13,10 @@ from models.structures.butterfly import Butterfly
 from models.structures.butterfly_gadget import ButterflyGadget
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
+from models.structures.einsum import Einsum
 from models.structures.gblr import Gblr, Rectangle
 from models.structures.group_and_shuffle import GroupAndShuffle
+from models.structures.kronecker import Kronecker
 from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
 from models.structures.sttp import Sttp
@@ -34,8 +36,10 @@ __all__ = [
     "ButterflyGadget",
     "Dense",
     "Diagonals",
+    "Einsum",
     "Gblr",
     "GroupAndShuffle",
+    "Kronecker",
     "LowRank",
     "Rectangle",
     "Structure",

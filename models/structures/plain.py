@@ -9,8 +9,10 @@ from models.structures.butterfly import Butterfly
 from models.structures.butterfly_gadget import ButterflyGadget
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
+from models.structures.einsum import Einsum
 from models.structures.gblr import Gblr
 from models.structures.group_and_shuffle import GroupAndShuffle
+from models.structures.kronecker import Kronecker
 from models.structures.low_rank import LowRank
 from models.structures.sttp import Sttp
 from models.structures.svdp import Svdp
@@ -30,4 +32,6 @@ PlainStructure = (
     | Svdp
     | Sttp
     | ButterflyGadget
+    | Einsum
+    | Kronecker
 )

@@ -13,6 +13,7 @@ from tests.properties import (
     family_diagonals,
     family_group_and_shuffle,
     family_spectral,
+    family_two_cores,
 )
 from tests.properties.family import Family
 
@@ -100,4 +101,5 @@ FAMILIES: Sequence[Family] = (
         curve=low_rank.error_curve,
     ),
     *family_spectral.FAMILIES,
+    *family_two_cores.FAMILIES,
 )

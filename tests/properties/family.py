@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import pytest
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,6 +17,7 @@ Law = Literal[
     "a projection is never worse than zero",
     "a FLOP counter sees the MACs",
     "the variance is kept",
+    "one step moves features as a dense layer's",
 ]
 
 
@@ -40,3 +42,8 @@ class Family:
 
     def __str__(self) -> str:
         return self.name
+
+
+def skip_exempt(family: Family, law: Law) -> None:
+    if law in family.exempt:
+        pytest.skip(f"{family.name}: {family.exempt[law]}")

@@ -16,7 +16,7 @@ from models.structured.build import build_layer, empty_layer, project
 from models.structured.output_error import REGULARISATION, output_error
 from models.structures import STRUCTURE_ADAPTER, Gblr, Structure
 from tests.properties.families import FAMILIES
-from tests.properties.family import Family, Law
+from tests.properties.family import Family, skip_exempt
 
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
 
@@ -75,11 +75,6 @@ def for_all(
 ) -> None:
     """Check one law on many members of a family."""
     settings(max_examples=examples)(given(cases(family, max(largest, family.smallest)))(check))()
-
-
-def skip_exempt(family: Family, law: Law) -> None:
-    if law in family.exempt:
-        pytest.skip(f"{family.name}: {family.exempt[law]}")
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
