@@ -8,15 +8,18 @@ from models.structured.block_sparse import BlockSparseLinear
 from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
+from models.structured.circulant import CirculantLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.einsum import EinsumLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.kronecker import KroneckerLinear
+from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
+from models.structured.toeplitz_like import ToeplitzLikeLinear
 from models.structured.truncated_butterfly import TruncatedButterfly
 
 __all__ = [
@@ -27,15 +30,18 @@ __all__ = [
     "BttLinear",
     "ButterflyGadgetLinear",
     "ButterflyLinear",
+    "CirculantLinear",
     "DenseLinear",
     "DiagonalsLinear",
     "EinsumLinear",
     "GblrLinear",
     "GroupAndShuffleLinear",
     "KroneckerLinear",
+    "LowDisplacementRankLinear",
     "LowRankLinear",
     "StructuredLinear",
     "SttpLinear",
     "SvdpLinear",
+    "ToeplitzLikeLinear",
     "TruncatedButterfly",
 ]

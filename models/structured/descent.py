@@ -85,6 +85,11 @@ def best_of_restarts(
     return best
 
 
+def affordable_steps(layer: StructuredLinear, *, most: int) -> int:
+    """Fewer steps on a large matrix, of which each takes longer: 51 of 768 x 768, 20 at least."""
+    return max(20, min(most, 30_000_000 // (layer.rows * layer.columns)))
+
+
 def layer_parameters(layer: StructuredLinear) -> list[Tensor]:
     """The trainable tensors of a layer but its bias."""
     return [value for name, value in layer.named_parameters() if name != "bias"]

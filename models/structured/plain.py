@@ -10,15 +10,18 @@ from models.structured.block_sparse import BlockSparseLinear
 from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
+from models.structured.circulant import CirculantLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.einsum import EinsumLinear
 from models.structured.gblr import GblrLinear
 from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.kronecker import KroneckerLinear
+from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
+from models.structured.toeplitz_like import ToeplitzLikeLinear
 from models.structures import (
     Blast,
     BlockDiagonal,
@@ -27,15 +30,18 @@ from models.structures import (
     Btt,
     Butterfly,
     ButterflyGadget,
+    Circulant,
     Dense,
     Diagonals,
     Einsum,
     Gblr,
     GroupAndShuffle,
     Kronecker,
+    LowDisplacementRank,
     LowRank,
     Sttp,
     Svdp,
+    ToeplitzLike,
 )
 from models.structures.plain import PlainStructure
 
@@ -77,5 +83,11 @@ def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
             return EinsumLinear
         case Kronecker():
             return KroneckerLinear
+        case Circulant():
+            return CirculantLinear
+        case ToeplitzLike():
+            return ToeplitzLikeLinear
+        case LowDisplacementRank():
+            return LowDisplacementRankLinear
         case _:
             assert_never(structure)

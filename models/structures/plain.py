@@ -7,15 +7,18 @@ from models.structures.block_sparse import BlockSparse
 from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
 from models.structures.butterfly_gadget import ButterflyGadget
+from models.structures.circulant import Circulant
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.einsum import Einsum
 from models.structures.gblr import Gblr
 from models.structures.group_and_shuffle import GroupAndShuffle
 from models.structures.kronecker import Kronecker
+from models.structures.low_displacement_rank import LowDisplacementRank
 from models.structures.low_rank import LowRank
 from models.structures.sttp import Sttp
 from models.structures.svdp import Svdp
+from models.structures.toeplitz_like import ToeplitzLike
 
 PlainStructure = (
     Dense
@@ -34,4 +37,7 @@ PlainStructure = (
     | ButterflyGadget
     | Einsum
     | Kronecker
+    | Circulant
+    | ToeplitzLike
+    | LowDisplacementRank
 )

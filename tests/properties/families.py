@@ -12,6 +12,7 @@ from tests.properties import (
     family_butterfly,
     family_diagonals,
     family_group_and_shuffle,
+    family_shifts,
     family_spectral,
     family_two_cores,
 )
@@ -102,4 +103,5 @@ FAMILIES: Sequence[Family] = (
     ),
     *family_spectral.FAMILIES,
     *family_two_cores.FAMILIES,
+    *family_shifts.FAMILIES,
 )

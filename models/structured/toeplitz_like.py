@@ -1,0 +1,144 @@
+"""Toeplitz-like: W[i, j] = 1/2 sum over u of G[i + u] . H[j + u], applied by Fourier transforms.
+
+G, H  the generators, `rank` numbers for every row and for every column of the padded matrix.
+u     runs over the longer side. Both indices wrap around, the longer side's with a minus sign.
+W[i, j] - W[i + 1, j + 1] = G[i] . H[j] follows, wraps included: with the cyclic shifts A and B of
+    rows and columns, A W - W B = (A G) H^T.
+"""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.structured.base import StructuredLinear, add_bias
+from models.structured.descent import affordable_steps, descend
+from models.structured.fourier import as_called, folded, signal, spectrum
+from models.structured.output_error import output_error, regularised
+from models.structures import ToeplitzLike
+
+STEPS = 400  # of a fit, from the truncated displacement
+FITTED = 1e-18  # a relative squared error that is only rounding
+
+
+@final
+class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
+    """Two correlations: a_k[u] = sum_j H_k[j + u] x_j, then y_i = 1/2 sum_k,u G_k[i + u] a_k[u]."""
+
+    def __init__(
+        self,
+        structure: ToeplitzLike,
+        *,
+        rows: int,
+        columns: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(structure, rows=rows, columns=columns, bias=bias, dtype=dtype)
+        self.heights, self.widths = structure.padded(rows=rows, columns=columns)
+        self.signs = structure.signs(rows=rows, columns=columns)
+        self.lengths = structure.lengths(rows=rows, columns=columns)
+        rank = structure.rank
+        self.row_generator = nn.Parameter(torch.zeros(rank, self.heights, dtype=dtype))
+        self.column_generator = nn.Parameter(torch.zeros(rank, self.widths, dtype=dtype))
+
+    def product(
+        self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "*batch rows"]:
+        """W x; both transforms of the generators are made once for all inputs."""
+        (row_sign, column_sign), (along_rows, along_columns) = self.signs, self.lengths
+        kernel = spectrum(self.column_generator, along_columns)
+        inner = signal(kernel * spectrum(x, along_columns).conj().unsqueeze(-2), along_columns)
+        inner = folded(inner, self.widths, sign=column_sign)
+        if self.widths > self.heights:  # G repeats itself over the longer side
+            inner = inner.unflatten(-1, (-1, self.heights)).sum(-2)
+        elif self.heights > self.widths:  # H does, and what it makes of x
+            inner = inner.repeat(*[1] * (inner.dim() - 1), self.heights // self.widths)
+        kernel = spectrum(self.row_generator, along_rows) / 2
+        outer = signal((kernel * spectrum(inner, along_rows).conj()).sum(-2), along_rows)
+        y = folded(outer, self.heights, sign=row_sign)[..., : self.rows]
+        return add_bias(as_called(y, x), bias)
+
+    def to_dense(self) -> Float[Tensor, "rows columns"]:
+        """The running sums of G H^T along its wrapped diagonals."""
+        tall = self.heights > self.widths
+        displacement = self.row_generator.T @ self.column_generator
+        padded = unshifted(displacement.T).T if tall else unshifted(displacement)
+        return padded[: self.rows, : self.columns]
+
+    def fit_matrix(
+        self,
+        weight: Float[Tensor, "rows columns"],
+        second_moment: Float[Tensor, "columns columns"] | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Truncate the displacement, which is exact for a member without padding, then descend."""
+        steps = affordable_steps(self, most=STEPS)
+        target = weight.double()
+        energy = output_error(target)
+        padded = functional.pad(
+            target, (0, self.widths - self.columns, 0, self.heights - self.rows)
+        )
+        tall = self.heights > self.widths
+        displacement = displaced(padded.T).T if tall else displaced(padded)
+        left, singular, right = torch.linalg.svd(displacement, full_matrices=False)
+        scale = singular[: self.spec.rank].sqrt()
+        self.row_generator.copy_((left[:, : self.spec.rank] * scale).T)
+        self.column_generator.copy_(right[: self.spec.rank] * scale[:, None])
+        if output_error(target - self.to_dense().double()) > FITTED * energy:
+            self._rescale(target, None)
+            descend(self, weight, steps=steps)
+        if second_moment is not None:
+            self._rescale(target, regularised(second_moment))
+            descend(self, weight, second_moment, steps=steps)
+
+    def reset_matrix(self, generator: torch.Generator) -> None:
+        """Draw both generators, and scale them to the variance that is asked for."""
+        for tensor in (self.row_generator, self.column_generator):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+        size = (self.rows / self.to_dense().square().sum()) ** 0.25
+        self.row_generator.mul_(size)
+        self.column_generator.mul_(size)
+
+    def fan_ins(self) -> dict[str, float]:
+        """The columns, then what all correlations with the rows' generator sum up."""
+        return {
+            "column_generator": self.columns,
+            "row_generator": self.spec.rank * self.heights,
+        }
+
+    def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
+        """The best multiple of what is there: never worse than zero, nor than it was."""
+        found = self.to_dense().double()
+        seen = found if moment is None else found @ moment
+        energy = (seen * found).sum()
+        best = (seen * target).sum() / energy if energy > 0 else energy
+        self.row_generator.mul_(best.sign() * best.abs().sqrt())
+        self.column_generator.mul_(best.abs().sqrt())
+
+
+def displaced(
+    matrix: Float[Tensor, "shorter longer"],
+) -> Float[Tensor, "shorter longer"]:
+    """W[i, j] - W[i + 1, j + 1], both wrapped around, the longer side with a minus sign."""
+    shifted = matrix.roll((-1, -1), (0, 1))
+    shifted[:, -1] *= -1
+    return matrix - shifted
+
+
+def unshifted(
+    displacement: Float[Tensor, "shorter longer"],
+) -> Float[Tensor, "shorter longer"]:
+    """The matrix that is displaced by this: along a wrapped diagonal, its running sum.
+
+    A diagonal that starts at (i, 0) comes back to minus its start, which is half of its whole sum.
+    """
+    shorter, longer = displacement.shape
+    column = torch.arange(longer, device=displacement.device)
+    start = torch.arange(shorter, device=displacement.device)[:, None]
+    steps = displacement[(start + column) % shorter, column]
+    sums = steps.cumsum(1)
+    values = sums[:, -1:] / 2 - sums + steps
+    return values[(start - column) % shorter, column]

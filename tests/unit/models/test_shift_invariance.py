@@ -1,0 +1,174 @@
+"""Circulant, Toeplitz-like and low-displacement-rank matrices, against their definitions."""
+
+import pytest
+import scipy.fft
+import scipy.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.structured import (
+    CirculantLinear,
+    LowDisplacementRankLinear,
+    StructuredLinear,
+    ToeplitzLikeLinear,
+)
+from models.structured.build import build_layer, project
+from models.structured.output_error import output_error
+from models.structures import (
+    BlockDiagonal,
+    Circulant,
+    LowDisplacementRank,
+    LowRank,
+    Structure,
+    ToeplitzLike,
+)
+from models.structures.fourier import is_smooth, smooth_length
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def drawn(structure: Structure, rows: int, columns: int) -> StructuredLinear:
+    return build_layer(
+        structure, rows=rows, columns=columns, generator=generator(), dtype=torch.float64
+    )
+
+
+def relative_error(layer: StructuredLinear, weight: Tensor) -> float:
+    return float((layer.to_dense().detach() - weight).norm() / weight.norm())
+
+
+def moment_of(columns: int) -> Tensor:
+    x = normal(3 * columns, columns, seed=5)
+    return x.T @ x / len(x)
+
+
+def shift(size: int, sign: int) -> Tensor:
+    """The cyclic shift down, its corner times a sign."""
+    found = torch.eye(size, dtype=torch.float64).roll(1, 0)
+    found[0] *= sign
+    return found
+
+
+@given(st.integers(1, 10**12))
+def test_a_smooth_length_is_the_next_that_scipy_finds(least: int) -> None:
+    found = smooth_length(least)
+    assert found == scipy.fft.next_fast_len(least, real=True)
+    assert is_smooth(found)
+
+
+@pytest.mark.parametrize("size", [1, 16, 29, 48])
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_circulant_matrix_is_represented(size: int, aware: bool) -> None:
+    column = normal(size)
+    weight = torch.from_numpy(scipy.linalg.circulant(column.numpy()))
+    moment = moment_of(size) if aware else None
+    layer = project(weight.float(), Circulant(), second_moment=moment)
+    assert isinstance(layer, CirculantLinear)
+    torch.testing.assert_close(layer.first_column.detach(), column.float())
+    x = normal(5, size, seed=1)
+    torch.testing.assert_close(layer(x.float()).double(), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 99))
+@settings(deadline=None)
+def test_a_circulant_fit_to_outputs_is_the_least_squares_solution(
+    rows: int, columns: int, seed: int
+) -> None:
+    weight, moment = normal(rows, columns, seed=seed), moment_of(columns)
+    layer = project(weight, Circulant(), second_moment=moment)
+    output_error(weight - layer.to_dense(), moment).backward()
+    assert isinstance(layer, CirculantLinear)
+    assert layer.first_column.grad is not None
+    assert layer.first_column.grad.abs().max() < 1e-5 * weight.abs().max()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(12, 12), (13, 13), (5, 15), (15, 5), (1, 4)])
+def test_a_toeplitz_like_matrix_has_a_displacement_of_its_rank(rows: int, columns: int) -> None:
+    layer = drawn(ToeplitzLike(rank=1), rows, columns)
+    assert isinstance(layer, ToeplitzLikeLinear)
+    row_sign, column_sign = layer.signs
+    up, right = shift(rows, row_sign), shift(columns, column_sign)
+    dense = layer.to_dense()
+    expected = up @ layer.row_generator.T @ layer.column_generator
+    torch.testing.assert_close(up @ dense - dense @ right, expected)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(48, 48), (53, 53), (24, 96), (96, 24), (7, 7)])
+@pytest.mark.parametrize("aware", [False, True])
+def test_a_planted_toeplitz_like_matrix_is_found(rows: int, columns: int, aware: bool) -> None:
+    weight = drawn(ToeplitzLike(rank=3), rows, columns).to_dense().detach()
+    moment = moment_of(columns) if aware else None
+    found = project(weight, ToeplitzLike(rank=3), second_moment=moment)
+    assert relative_error(found, weight) < 1e-9
+
+
+def test_a_toeplitz_matrix_and_its_inverse_have_displacement_rank_two() -> None:
+    weight = torch.from_numpy(scipy.linalg.toeplitz(normal(24).numpy(), normal(24, seed=1).numpy()))
+    weight = weight + 9 * torch.eye(24)
+    for matrix in (weight, torch.linalg.inv(weight)):
+        assert relative_error(project(matrix, ToeplitzLike(rank=2)), matrix) < 1e-9
+        assert relative_error(project(matrix, LowRank(rank=2)), matrix) > 0.5
+        assert relative_error(project(matrix, BlockDiagonal(blocks=12)), matrix) > 0.1
+
+
+@pytest.mark.parametrize("operators", ["subdiagonal", "tridiagonal"])
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (4, 7), (8, 3)])
+def test_learned_operators_make_the_sum_of_their_powers(
+    operators: str, rows: int, columns: int
+) -> None:
+    structure = LowDisplacementRank.model_validate({"rank": 2, "operators": operators})
+    layer = drawn(structure, rows, columns)
+    assert isinstance(layer, LowDisplacementRankLinear)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, generator=generator(3))
+
+    def matrix(bands: Tensor) -> Tensor:
+        identity = torch.eye(bands.shape[1], dtype=torch.float64)
+        shifted = [identity.roll(1 - band, 0) for band in range(len(bands))]
+        return sum(
+            (band[:, None] * one for band, one in zip(bands, shifted, strict=True)), 0 * identity
+        )
+
+    left, right = matrix(layer.row_operator), matrix(layer.column_operator).T
+    term = layer.row_generator.T @ layer.column_generator
+    expected = torch.zeros_like(term)
+    for _ in range(max(rows, columns)):
+        expected = expected + term
+        term = left @ term @ right
+    torch.testing.assert_close(layer.to_dense(), expected)
+
+
+@pytest.mark.parametrize(("operators", "unevenness"), [("subdiagonal", 0.3), ("tridiagonal", 0.1)])
+def test_planted_learned_operators_are_found(operators: str, unevenness: float) -> None:
+    structure = LowDisplacementRank.model_validate({"rank": 2, "operators": operators})
+    layer = drawn(structure, 16, 16)
+    assert isinstance(layer, LowDisplacementRankLinear)
+    with torch.no_grad():
+        for seed, operator in enumerate((layer.row_operator, layer.column_operator)):
+            operator.add_(unevenness * normal(*operator.shape, seed=seed))
+    weight = layer.to_dense().detach()
+    assert relative_error(project(weight, structure), weight) < 1e-2
+
+
+def test_what_is_counted_grows_as_r_n_log_n() -> None:
+    def macs(structure: Structure, size: int) -> int:
+        return structure.mac_count(rows=size, columns=size)
+
+    assert macs(Circulant(), 1024) == 3 * 1024 * 10 + 4 * 513
+    assert macs(Circulant(), 1021) == 3 * 2048 * 11 + 4 * 1025  # a prime is folded from 2048
+    pair = 3 * (1024 * 10 + 2048 * 11) // 2
+    assert macs(ToeplitzLike(rank=3), 1024) == 4 * pair + 3 * 4 * (513 + 1025)
+    sizes = {"rows": 1024, "columns": 1024}
+    assert ToeplitzLike(rank=3).parameter_count(**sizes) == 2 * 1024 * 3
+    learned = LowDisplacementRank(rank=3)
+    assert learned.parameter_count(**sizes) == 2 * 1024 * (3 + 1)
+    richer = LowDisplacementRank(rank=3, operators="tridiagonal")
+    assert richer.parameter_count(**sizes) == 2 * 1024 * (3 + 3)
