@@ -1,6 +1,6 @@
 """Convolution: y[position] = W x[patch at the position] + b, W structured, one for each group."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import product
 from typing import final
 
@@ -165,25 +165,16 @@ def add_channels(
 def tap_views(
     x: Float[Tensor, "batch in_channels height width"],
     spec: ConvolutionSpec,
-    taps: Sequence[tuple[int, int]],
-) -> Float[Tensor, "batch in_channels taps new_height new_width"]:
+    taps: Iterable[tuple[int, int]],
+) -> list[Float[Tensor, "batch in_channels new_height new_width"]]:
     """What each of these taps of the kernel sees at each position."""
     tall, wide = spec.output_size(height=x.shape[2], width=x.shape[3])
     (vertical, horizontal), (down, across) = spec.padding, spec.stride
     if vertical or horizontal:
         x = functional.pad(x, (horizontal, horizontal, vertical, vertical))
-    tops = [row * spec.dilation[0] for row, _ in taps]
-    lefts = [column * spec.dilation[1] for _, column in taps]
-    views = [
-        x[
-            :,
-            :,
-            top : top + (tall - 1) * down + 1 : down,
-            left : left + (wide - 1) * across + 1 : across,
-        ]
-        for top, left in zip(tops, lefts, strict=True)
-    ]
-    return torch.stack(views, 2)
+    corners = [(row * spec.dilation[0], column * spec.dilation[1]) for row, column in taps]
+    bottom, end = (tall - 1) * down + 1, (wide - 1) * across + 1
+    return [x[:, :, top : top + bottom : down, left : left + end : across] for top, left in corners]
 
 
 def patches(
@@ -191,10 +182,12 @@ def patches(
 ) -> Float[Tensor, "batch positions numbers"]:
     """What the whole kernel sees at each position; the groups' columns lie one after the other.
 
-    Stacked slices take no longer than torch's `unfold`.
+    The numbers of a column lie one after the other, as batched products and sums by columns like
+    them; stacked slices take no longer than torch's `unfold`.
     """
-    taps = list(product(range(spec.kernel[0]), range(spec.kernel[1])))
-    return tap_views(x, spec, taps).flatten(3).flatten(1, 2).transpose(1, 2)
+    views = tap_views(x, spec, product(range(spec.kernel[0]), range(spec.kernel[1])))
+    stacked = torch.stack([view.transpose(0, 1) for view in views], 1)
+    return rearrange(stacked, "channel tap image row column -> image (row column) (channel tap)")
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ class SparseConv2d(nn.Module):
                 dilation=spec.dilation,
                 groups=spec.groups,
             )
-        seen = tap_views(x, spec, spec.taps).flatten(1, 2)
+        seen = torch.stack(tap_views(x, spec, spec.taps), 2).flatten(1, 2)
         weight = self.weight.flatten(1)[:, :, None, None]
         y: Tensor = functional.conv2d(seen, weight, self.bias, groups=spec.groups)
         return y

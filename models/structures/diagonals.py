@@ -1,7 +1,7 @@
 """Diagonals: a band of chosen offsets and a rest of single free entries, all others zero."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal, final
 
 from pydantic import NonNegativeInt, model_validator
@@ -61,15 +61,14 @@ class Diagonals(StructureSpec):
         """Yield one free entry more, and one diagonal more beside each that is there."""
         chosen, taken = set(self.offsets), set(self.entries)
         free = (
-            (row, column)
-            for row in range(rows)
-            for column in range(columns)
-            if column - row not in chosen and (row, column) not in taken
+            (row, row + offset)
+            for offset in range(1 - rows, columns)
+            if offset not in chosen
+            for row in range(max(0, -offset), min(rows, columns - offset))
+            if (row, row + offset) not in taken
         )
-        for position in free:
-            entries = tuple(sorted((*self.entries, position)))
-            yield self.model_copy(update={"entries": entries})
-            break
+        for position in islice(free, 1):
+            yield self.model_copy(update={"entries": tuple(sorted((*self.entries, position)))})
         beside = {offset + step for offset in chosen for step in (-1, 1)} - chosen
         for offset in sorted(beside):
             if -rows < offset < columns:

@@ -94,3 +94,12 @@ def test_the_words_count_what_is_there() -> None:
     assert Diagonals(offsets=(0,)).in_words() == "1 diagonal"
     found = Diagonals(offsets=(-1, 0), entries=((0, 3),))
     assert found.in_words() == "2 diagonals, 1 free entry"
+
+
+def test_the_next_size_is_found_at_once_in_a_huge_matrix() -> None:
+    """Not by a search through all positions, of which all but the last diagonal are taken."""
+    nearly = Diagonals(offsets=tuple(range(1, 65_536)), entries=((65_535, 0),))
+    found = list(nearly.larger(rows=65_536, columns=65_536))
+    size = nearly.parameter_count(rows=65_536, columns=65_536)
+    grown = [one.parameter_count(rows=65_536, columns=65_536) - size for one in found]
+    assert grown == [1, 65_536]
