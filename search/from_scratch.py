@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from models.spec import NetworkSpec
 from models.structured import DenseLinear, StructuredLinear
 from search.self_guided import SelfGuided
+from search.weight_normalisation import trainable_tensor
 
 
 def rate_factors(layer: StructuredLinear, *, base_columns: int) -> dict[str, float]:
@@ -23,7 +23,8 @@ def rate_factors(layer: StructuredLinear, *, base_columns: int) -> dict[str, flo
     The rate is one that suits a dense layer of `base_columns` columns.
     """
     fan_ins = layer.fan_ins()
-    return {name: base_columns / (fan_in * len(fan_ins)) for name, fan_in in fan_ins.items()}
+    cores = sum(trainable_tensor(layer, name).numel() > 0 for name in fan_ins)
+    return {name: base_columns / (fan_in * max(1, cores)) for name, fan_in in fan_ins.items()}
 
 
 def maximal_update_groups(
@@ -74,7 +75,7 @@ def _factors(network: nn.Module, base: NetworkSpec | None) -> dict[Tensor, float
         elif isinstance(module, StructuredLinear):
             base_columns = _base_columns(module, names.get(module, path), columns)
             for name, factor in rate_factors(module, base_columns=base_columns).items():
-                factors[_parameter(module, name)] = factor
+                factors[trainable_tensor(module, name)] = factor
     return factors
 
 
@@ -84,10 +85,3 @@ def _base_columns(layer: StructuredLinear, name: str, columns: dict[str, int] | 
     if name not in columns:
         raise ValueError(f"the layer {name} is none of the base network's: {', '.join(columns)}")
     return columns[name]
-
-
-def _parameter(layer: StructuredLinear, name: str) -> Tensor:
-    """The trainable tensor itself, which a parametrisation hides behind what it amounts to."""
-    if parametrize.is_parametrized(layer, name):
-        return layer.get_submodule(f"parametrizations.{name}").get_parameter("original")
-    return layer.get_parameter(name)

@@ -48,20 +48,34 @@ def normalise_weights(network: nn.Module) -> None:
 
     What the network computes stays the same. Raises ValueError for a tensor of zeros.
     """
-    for layer, name in list(_tensors(network)):
-        tensor = getattr(layer, name)
+    for owner, name in list(_tensors(network)):
+        tensor = getattr(owner, name)
         if tensor.numel():
-            parametrize.register_parametrization(layer, name, RootMeanSquareCeiling(tensor))
+            parametrize.register_parametrization(owner, name, RootMeanSquareCeiling(tensor))
 
 
 def bake_weights(network: nn.Module) -> None:
     """Store what the normalised tensors amount to, and leave plain layers that compute the same."""
-    for layer, name in list(_tensors(network)):
-        if parametrize.is_parametrized(layer, name):
-            parametrize.remove_parametrizations(layer, name)
+    for owner, name in list(_tensors(network)):
+        if parametrize.is_parametrized(owner, name):
+            parametrize.remove_parametrizations(owner, name)
 
 
-def _tensors(network: nn.Module) -> Iterator[tuple[StructuredLinear, str]]:
+def trainable_tensor(layer: StructuredLinear, path: str) -> nn.Parameter:
+    """The tensor of a layer that an optimiser changes, hidden by a ceiling or not."""
+    owner, name = _owner(layer, path)
+    if parametrize.is_parametrized(owner, name):
+        return owner.get_submodule(f"parametrizations.{name}").get_parameter("original")
+    return owner.get_parameter(name)
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     for module in network.modules():
         if isinstance(module, StructuredLinear):
-            yield from ((module, name) for name in module.fan_ins())
+            yield from (_owner(module, path) for path in module.fan_ins())
+
+
+def _owner(layer: StructuredLinear, path: str) -> tuple[nn.Module, str]:
+    """The module that holds a tensor, which for one of several factors is not the layer itself."""
+    inside, _, name = path.rpartition(".")
+    return layer.get_submodule(inside), name

@@ -102,14 +102,19 @@ class SpectralLinear(StructuredLinear[P], ABC):
 
     @final
     def fan_ins(self) -> dict[str, float]:
-        """A core of V sums up its rows, a core of U its columns."""
-        found: dict[str, float] = {} if self.singular_values is None else {"singular_values": 1}
-        for name, side, axis in (
-            ("row_frame", self.row_frame, 1),
-            ("column_frame", self.column_frame, 0),
-        ):
-            for core in range(len(side.cores)):
-                found[f"{name}.cores.{core}"] = side.train_sizes.core_shape(core)[axis]
+        """A core of V sums up its rows, a core of U its columns.
+
+        Orthonormal cores of U expand a numbers to c without keeping each one's variance, which the
+        spectrum makes good: that counts as sqrt(a c), and the spectrum as sqrt(rank / rows).
+        """
+        found: dict[str, float] = {}
+        if self.singular_values is not None:
+            found["singular_values"] = (self.spec.rank / self.rows) ** 0.5
+        for core in range(len(self.row_frame.cores)):
+            expanded, summed = self.row_frame.train_sizes.core_shape(core)
+            found[f"row_frame.cores.{core}"] = (expanded * summed) ** 0.5
+        for core in range(len(self.column_frame.cores)):
+            found[f"column_frame.cores.{core}"] = self.column_frame.train_sizes.core_shape(core)[0]
         return found
 
     @final

@@ -10,6 +10,7 @@ from tests.properties.family import Family, Law
 ONCE = "frames are made of their reflections once for all inputs, by products that are seen, too"
 NORM = "a matrix of unit spectrum has the norm sqrt(rank), far from small ones: zero is no member"
 CROPPED = "where digits are padded up, what is cropped is free, and no closed form completes it"
+ISOMETRY = "an isometry of `rank` dimensions passes rank / rows of the variance on"
 STORED: list[Spectrum] = ["free", "bounded"]
 
 
@@ -122,7 +123,8 @@ FAMILIES = (
             "a FLOP counter sees the MACs": ONCE,
             "a member is projected onto itself": CROPPED,
             "a projection is never worse than zero": NORM,
-            "the variance is kept": "an isometry of `rank` dimensions passes rank / rows of it on",
+            "the variance is kept": ISOMETRY,
+            "one step moves features as a dense layer's": f"{ISOMETRY}, and of each step",
         },
     ),
     family("SVDP", train=False, spectra=STORED, exempt={"a FLOP counter sees the MACs": ONCE}),

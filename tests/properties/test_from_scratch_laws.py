@@ -1,4 +1,4 @@
-"""What the learning rates of training from scratch owe every matrix structure, at every width."""
+"""What training from scratch owes every matrix structure, at every width."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from models.structured import StructuredLinear
 from models.structured.build import build_layer
 from models.structures import Dense, Structure
 from search.from_scratch import rate_factors
+from search.weight_normalisation import bake_weights, normalise_weights, trainable_tensor
 from tests.properties.families import FAMILIES
 from tests.properties.family import Family, skip_exempt
 
@@ -39,3 +40,22 @@ def test_one_step_moves_a_structures_features_as_far_as_a_dense_layers(
     dense = moved(Dense(), 64)
     for structure in family.at_width(width):
         assert dense / 2 < moved(structure, width) < 2 * dense, structure
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_normalised_weights_are_the_same_at_first_and_baked_without_a_trace(family: Family) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for structure in family.at_width(16):
+        layer = build_layer(structure, rows=16, columns=16, generator=generator)
+        x, names = torch.randn(4, 16, generator=generator), list(layer.state_dict())
+        before, kind = layer(x), type(layer)
+        normalise_weights(layer)
+        torch.testing.assert_close(layer(x), before)
+        with torch.no_grad():
+            for name in layer.fan_ins():
+                trainable_tensor(layer, name).mul_(1.5)
+        learned = layer(x)
+        bake_weights(layer)
+        torch.testing.assert_close(layer(x), learned)
+        assert type(layer) is kind
+        assert sorted(layer.state_dict()) == sorted(names)
