@@ -2,8 +2,9 @@
 
 `python -m benchmarks.transfer [--quick]` prints one JSON line: for every structure and rule, the
 final training loss of each width and rate, the best rate of each width, and the factor between the
-best rates of the narrowest and the widest. "own fan-in" is `search.from_scratch`; "one rate" is
-Adam with the same rate for every tensor and an ordinary readout.
+best rates of the narrowest and the widest. "own fan-in" is `search.from_scratch`; "dense fan-in" is
+the same rule with every tensor's rate that of the dense layer; "one rate" is Adam with the same
+rate for every tensor and an ordinary readout.
 """
 
 import argparse
@@ -20,21 +21,33 @@ from torch.nn import functional
 
 from models.networks.build import build_network
 from models.spec import Mlp, NetworkSpec, dense_network
-from models.structured import DenseLinear
-from models.structures import Dense, LowRank, Structure
+from models.structured import DenseLinear, StructuredLinear
+from models.structures import Btt, Dense, LowRank, Structure
 from search.data import Data, image_data
-from search.from_scratch import maximal_update_groups, silence
+from search.from_scratch import maximal_update_groups, rate_factors, silence
 from search.training import evaluate, weight_groups
 
-Rule = Literal["own fan-in", "one rate"]
-RULES: tuple[Rule, ...] = ("own fan-in", "one rate")
+Rule = Literal["own fan-in", "dense fan-in", "one rate"]
+# The learning rates to try, as exponents of 2.
+RULES: Mapping[Rule, range] = {
+    "own fan-in": range(-9, -2),
+    "dense fan-in": range(-9, -2),
+    "one rate": range(-11, -4),
+}
+
+
+def block_tensor_train(width: int) -> Btt:
+    """Blocks about as many as they are wide, of rank 2."""
+    blocks = 2 ** (width.bit_length() // 2)
+    return Btt(input_blocks=blocks, output_blocks=blocks, rank=2)
+
+
 STRUCTURES: Mapping[str, Callable[[int], Structure]] = {
     "dense": lambda _width: Dense(),
     "low rank": lambda width: LowRank(rank=width // 4),
-    "low rank, 16 at every width": lambda _width: LowRank(rank=16),
+    "BTT": block_tensor_train,
 }
 WIDTHS = (64, 128, 256, 512)
-EXPONENTS = range(-11, -4)  # of the learning rates, to base 2
 HIDDEN = 4  # square layers between embedding and readout
 STEPS, BATCH = 100, 128
 
@@ -54,7 +67,24 @@ def prepare(
         return network, weight_groups(network)
     assert isinstance(network.head, DenseLinear)
     silence(network.head)
-    return network, maximal_update_groups(network, base=base)
+    groups = maximal_update_groups(network, base=base)
+    if rule == "dense fan-in":
+        groups = [
+            {"params": [p], "factor": group["factor"] * own_over_dense(network, p)}
+            for group in groups
+            for p in group["params"]
+        ]
+    return network, groups
+
+
+def own_over_dense(network: nn.Module, parameter: nn.Parameter) -> float:
+    """What takes a tensor's factor back to that of the dense layer."""
+    for layer in network.modules():
+        if isinstance(layer, StructuredLinear):
+            for name, factor in rate_factors(layer, base_columns=layer.columns).items():
+                if layer.get_parameter(name) is parameter:
+                    return 1 / factor
+    return 1.0
 
 
 def final_loss(
@@ -106,7 +136,7 @@ def measure(data: Data, name: str, rule: Rule, widths: Sequence[int], seeds: int
                 )
                 for seed in range(seeds)
             ]
-            for exponent in EXPONENTS
+            for exponent in RULES[rule]
         }
         for width in widths
     }
@@ -130,14 +160,18 @@ def main() -> None:
     parser.add_argument("--structures", nargs="+", choices=STRUCTURES, default=list(STRUCTURES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data, started = image_data("digits", seed=0), time.perf_counter()
+    data, started = image_data("digits", seed=0), time.process_time()
     widths, seeds = (WIDTHS[::2], 1) if arguments.quick else (WIDTHS, 3)
     table = {
-        name: {rule: measure(data, name, rule, widths, seeds) for rule in RULES}
+        name: {
+            rule: measure(data, name, rule, widths, seeds)
+            for rule in RULES
+            if (name, rule) != ("dense", "dense fan-in")
+        }
         for name in arguments.structures
     }
-    seconds = round(time.perf_counter() - started)
-    print(json.dumps({"benchmark": "transfer", "seconds": seconds, "structures": table}))
+    cpu_seconds = round(time.process_time() - started)
+    print(json.dumps({"benchmark": "transfer", "cpu_seconds": cpu_seconds, "structures": table}))
 
 
 if __name__ == "__main__":
