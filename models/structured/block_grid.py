@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from models.structured.output_error import regularised
 
-MAXIMUM_SWEEPS = 30
+MAXIMUM_SWEEPS = 20
 # A sweep that removes less than this share of the matrix's energy is the last.
-SMALLEST_GAIN = 1e-6
+SMALLEST_GAIN = 1e-4
+# Of a term's energy: right sides that depend on each other must not stop a decomposition.
+RIDGE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def fit_blocks(
     """The blocks' best approximations of these ranks, each term's two sides of equal norm.
 
     Exact without C. With it, descent over the column groups from the best of three starts (zero,
-    the plain approximation, each block for its own outputs), never worse than any of them.
+    the plain approximation, each block's right side for its own outputs), never worse than any.
     """
     bands, groups = ranks.shape
     blocks = cut(weight, row_blocks=bands, column_blocks=groups)
@@ -82,40 +84,72 @@ def fit_blocks(
     if second_moment is None:
         return _balanced(plain)
     moment = grid_moment(second_moment, groups * blocks.shape[3])
-    own = _kept(decompose_blocks(blocks, moment), keep)
+    own = _refitted(_kept(decompose_blocks(blocks, moment), keep), blocks, moment)
     zero = BlockTerms(*(torch.zeros_like(part) for part in (own.left, own.right, own.energies)))
     starts = [zero, plain, own]
     errors = [_error(_rest(blocks, start), moment) for start in starts]
     return _balanced(_descend(blocks, starts[errors.index(min(errors))], keep, moment))
 
 
-def term_products(
-    terms: BlockTerms, moment: Float[Tensor, "columns columns"]
-) -> Float[Tensor, "bands terms terms"]:
-    """<A, B C> of any two terms A, B of one row band: their sum over a set is its output energy."""
-    bands, groups, height, count = terms.left.shape
-    width = terms.right.shape[3]
-    rows = terms.right.reshape(bands, groups * count, width)
-    by_group = moment.view(groups, width, groups * width)
-    products = rows.new_empty(bands, groups, count, groups, count)
-    for group in range(groups):
-        spread = (terms.right[:, group] @ by_group[group]).view(bands, count, groups, width)
-        products[:, group] = torch.einsum("bkgw,bglw->bkgl", spread, terms.right)
-    left = terms.left.permute(0, 2, 1, 3).reshape(bands, height, groups * count)
-    return products.view(bands, groups * count, groups * count) * (left.mT @ left)
-
-
-def removed_energies(
-    products: Float[Tensor, "bands terms terms"], places: Int[Tensor, "bands terms"]
+def explained_energies(
+    terms: BlockTerms,
+    blocks: Float[Tensor, "bands groups height width"],
+    moment: Float[Tensor, "columns columns"],
+    places: Int[Tensor, "bands terms"],
 ) -> Float[Tensor, "bands terms"]:
-    """By how much the output error falls as each term is added, in the order of `places`."""
+    """By how much the output error falls as each term joins its band, in the order of `places`.
+
+    The terms' right sides are given, and all left sides of a band are the best for the terms so
+    far: by one Cholesky decomposition for all sizes.
+    """
+    square, cross = _normal_equations(terms, blocks, moment)
+    return explained_in_order(square, cross, places)
+
+
+def explained_in_order(
+    square: Float[Tensor, "bands terms terms"],
+    cross: Float[Tensor, "bands height terms"],
+    places: Int[Tensor, "bands terms"],
+) -> Float[Tensor, "bands terms"]:
+    """What each term adds to tr(B K^-1 B^T) over the terms so far, in the order of `places`."""
     order = places.argsort(-1)
-    square = order[:, :, None].expand_as(products)
-    across = order[:, None, :].expand_as(products)
-    ordered = products.gather(1, square).gather(2, across)
-    left = ordered.flip(1, 2).cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2).flip(1)
-    falls = left - functional.pad(left[:, 1:], (0, 1))
-    return torch.zeros_like(falls).scatter(1, order, falls)
+    ordered = square.gather(1, order[:, :, None].expand_as(square))
+    ordered = ordered.gather(2, order[:, None, :].expand_as(square))
+    wanted = cross.gather(2, order[:, None, :].expand_as(cross))
+    falls = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(ordered), wanted.mT, upper=False
+    ).square()
+    return torch.zeros_like(places, dtype=square.dtype).scatter(1, order, falls.sum(-1))
+
+
+def _normal_equations(
+    terms: BlockTerms, blocks: Tensor, moment: Tensor
+) -> tuple[Float[Tensor, "bands terms terms"], Float[Tensor, "bands height terms"]]:
+    """K = V C V^T and B = W C V^T for the right sides V of every band, K with a little ridge."""
+    bands, groups, count, width = terms.right.shape
+    by_group = moment.view(groups, width, groups * width)
+    square = moment.new_empty(bands, groups, count, groups, count)
+    cross = moment.new_empty(bands, blocks.shape[2], groups, count)
+    rows = blocks.transpose(1, 2).flatten(2)
+    for group in range(groups):
+        spread = terms.right[:, group] @ by_group[group]
+        cross[:, :, group] = rows @ spread.mT
+        parts = spread.view(bands, count, groups, width)
+        square[:, group] = torch.einsum("bkgw,bglw->bkgl", parts, terms.right)
+    square = square.view(bands, groups * count, groups * count)
+    scale = square.diagonal(dim1=1, dim2=2)
+    # Terms left out have no right side: the ridge keeps their left side zero.
+    square.diagonal(dim1=1, dim2=2).add_(torch.where(scale > 0, RIDGE * scale, 1))
+    return square, cross.flatten(2)
+
+
+def _refitted(terms: BlockTerms, blocks: Tensor, moment: Tensor) -> BlockTerms:
+    """The same right sides with the best left sides, those of a band together."""
+    square, cross = _normal_equations(terms, blocks, moment)
+    bands, groups, _, count = terms.left.shape
+    left = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(square)).mT
+    left = left.view(bands, -1, groups, count).transpose(1, 2)
+    return BlockTerms(left, terms.right, terms.energies)
 
 
 _ON_RIGHT = {"upper": False, "left": False}
@@ -164,7 +198,7 @@ def _descend(blocks: Tensor, start: BlockTerms, keep: Tensor, moment: Tensor) ->
     rest = _rest(blocks, start)
     energy = _error(blocks.transpose(1, 2).flatten(2), moment)
     before = _error(rest, moment)
-    for _ in range(MAXIMUM_SWEEPS):
+    for sweep in range(MAXIMUM_SWEEPS):
         seen = rest @ moment
         for group in range(groups):
             inside = slice(group * width, (group + 1) * width)
@@ -172,9 +206,16 @@ def _descend(blocks: Tensor, start: BlockTerms, keep: Tensor, moment: Tensor) ->
             target = seen[:, :, inside] + old @ moment[inside, inside]
             root = lower[group].expand(bands, -1, -1)
             whitened = torch.linalg.solve_triangular(root.mT, target, upper=True, left=False)
-            new = _kept(BlockTerms(*(one[:, None] for one in _terms(whitened))), keep[:, [group]])
-            left[:, group] = new.left[:, 0]
-            right[:, group] = torch.linalg.solve_triangular(root, new.right[:, 0], **_ON_RIGHT)
+            if sweep == 0:
+                basis, other, _ = _terms(whitened)
+                basis, other = basis[..., : keep.shape[2]], other[:, : keep.shape[2]]
+            else:
+                # Left for the right sides there are, then right for that left: far cheaper.
+                basis = torch.linalg.qr(whitened @ (right[:, group] @ root).mT).Q
+                other = basis.mT @ whitened
+            left[:, group] = basis
+            other = other * keep[:, group, :, None]
+            right[:, group] = torch.linalg.solve_triangular(root, other, **_ON_RIGHT)
             change = old - left[:, group] @ right[:, group]
             rest[:, :, inside] += change
             seen += change @ moment[inside]

@@ -11,16 +11,12 @@ from models.structured.batched import padded
 from models.structured.block_grid import (
     cut,
     decompose_blocks,
+    explained_energies,
     fit_blocks,
     grid_moment,
-    removed_energies,
-    term_products,
 )
 from models.structured.error_curve import ErrorCurve, remaining
 from models.structures import BlockLowRank
-
-# From so many inputs on the middle is kept with the inputs last, where whole rows change places.
-MANY_INPUTS = 16
 
 
 @final
@@ -59,16 +55,14 @@ class BlockLowRankLinear(StructuredLinear[BlockLowRank]):
     def product(
         self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "*batch rows"]:
-        """Through the narrow middle, group by group and band by band."""
+        """Through the narrow middle, whose numbers lie with the inputs last: whole rows move."""
         groups, width = len(self.group_ranks), self.column_factor.shape[1]
         inputs = padded(x.reshape(-1, self.columns), groups * width).split(width, 1)
         columns = self.column_factor.split(self.group_ranks)
-        middle = [part @ factor.T for part, factor in zip(inputs, columns, strict=True)]
-        ordered = torch.cat(middle, 1).index_select(1, self.order)
-        bands = zip(
-            ordered.split(self.band_ranks, 1), self.row_factor.split(self.band_ranks), strict=True
-        )
-        y = torch.cat([part @ factor for part, factor in bands], 1)
+        parts = [factor @ part.T for factor, part in zip(columns, inputs, strict=True)]
+        middle = torch.cat(parts).index_select(0, self.order).split(self.band_ranks)
+        rows = self.row_factor.split(self.band_ranks)
+        y = torch.cat([part.T @ factor for part, factor in zip(middle, rows, strict=True)], 1)
         return add_bias(y[:, : self.rows].reshape(*x.shape[:-1], self.rows), bias)
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
@@ -135,8 +129,8 @@ def error_curve(
         energies = terms.energies
         order = _by_energy(energies)
         places = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-        falls = removed_energies(term_products(terms, moment), places.view_as(energies).flatten(1))
-        errors = remaining(falls.flatten()[order]).clamp(0, 1)
+        falls = explained_energies(terms, blocks, moment, places.view_as(energies).flatten(1))
+        errors = remaining(falls.flatten()[order])
     where = order // energies.shape[2]
     sizes = torch.arange(1, len(order) + 1) * (blocks.shape[2] + blocks.shape[3])
 

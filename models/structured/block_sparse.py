@@ -9,13 +9,15 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias, draw_normal
 from models.structured.batched import padded
-from models.structured.block_grid import grid_moment, removed_energies
+from models.structured.block_grid import explained_in_order, grid_moment
 from models.structured.error_curve import ErrorCurve, remaining
 from models.structures import BlockSparse
 
 # Up to so many inputs all tiles are one batched product; for more, moving its outputs would take
 # longer than the products, and each band of rows is one product instead.
 FEW_INPUTS = 16
+# Row bands times columns cubed, up to which the curve of the outputs is exact: some seconds.
+AFFORDABLE = 5e10
 
 
 @final
@@ -128,8 +130,8 @@ def error_curve(
 ) -> ErrorCurve:
     """Every number of tiles at once, those of largest energy first: exact for the weight.
 
-    For its outputs, the order is that of each tile's own output energy, and the error that of the
-    cropped matrix, which least squares can only lower.
+    For its outputs, the order is that of each tile's own output energy; the error is exact where
+    that is `AFFORDABLE`, else that of the cropped matrix, which least squares can only lower.
     """
     blocks = _tiles(weight, tile)
     across = blocks.shape[1]
@@ -138,11 +140,16 @@ def error_curve(
         order = energies.flatten().argsort(descending=True)
         errors = remaining(energies.flatten()[order])
     else:
-        products = _tile_products(blocks, grid_moment(second_moment, across * tile))
+        moment = grid_moment(second_moment, across * tile)
+        products = _tile_products(blocks, moment)
         energies = products.diagonal(dim1=1, dim2=2)
         order = energies.flatten().argsort(descending=True)
         places = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-        falls = removed_energies(products, places.view_as(energies))
+        places = places.view_as(energies)
+        if len(blocks) * len(moment) ** 3 <= AFFORDABLE:
+            falls = _explained(blocks, moment, places)
+        else:
+            falls = _removed_energies(products, places)
         # More tiles never fit worse, so the least error so far bounds all that follow.
         errors = remaining(falls.flatten()[order]).clamp(0, 1).cummin(0).values
     sizes = torch.arange(1, len(order) + 1) * tile**2
@@ -174,3 +181,33 @@ def _tile_products(
         spread = blocks[:, group] @ moment[group * side : (group + 1) * side]
         found[:, group] = (spread * rows).view(bands, side, groups, side).sum((1, 3))
     return found
+
+
+def _explained(
+    blocks: Float[Tensor, "bands groups tile tile"],
+    moment: Float[Tensor, "columns columns"],
+    places: Int[Tensor, "bands groups"],
+) -> Float[Tensor, "bands groups"]:
+    """By how much each tile lowers the error of its band, fitted together with those before it."""
+    cross = blocks.transpose(1, 2).flatten(2) @ moment
+    side = blocks.shape[3]
+    columns = places.repeat_interleave(side, 1)
+    found = [
+        explained_in_order(moment[None], one[None], places_of_one[None])[0]
+        for one, places_of_one in zip(cross, columns, strict=True)
+    ]
+    falls: Tensor = torch.stack(found).unflatten(1, (-1, side)).sum(2)
+    return falls
+
+
+def _removed_energies(
+    products: Float[Tensor, "bands terms terms"], places: Int[Tensor, "bands terms"]
+) -> Float[Tensor, "bands terms"]:
+    """By how much the output error falls as each term is cropped in, in the order of `places`."""
+    order = places.argsort(-1)
+    square = order[:, :, None].expand_as(products)
+    across = order[:, None, :].expand_as(products)
+    ordered = products.gather(1, square).gather(2, across)
+    left = ordered.flip(1, 2).cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2).flip(1)
+    falls = left - functional.pad(left[:, 1:], (0, 1))
+    return torch.zeros_like(falls).scatter(1, order, falls)

@@ -14,10 +14,9 @@ from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.block_grid import (
     cut,
     decompose_blocks,
+    explained_energies,
     fit_blocks,
     grid_moment,
-    removed_energies,
-    term_products,
 )
 from models.structured.error_curve import ErrorCurve, remaining
 from models.structures import Btt
@@ -131,8 +130,8 @@ def error_curve(
         moment = grid_moment(second_moment, input_blocks * blocks.shape[3])
         terms = decompose_blocks(blocks, moment)
         places = torch.arange(terms.energies.shape[2]).expand_as(terms.energies).flatten(1)
-        falls = removed_energies(term_products(terms, moment), places)
-        errors = remaining(falls.view_as(terms.energies).sum((0, 1))).clamp(0, 1)
+        falls = explained_energies(terms, blocks, moment, places).view_as(terms.energies)
+        errors = remaining(falls.sum((0, 1)))
     ranks = torch.arange(1, len(errors) + 1)
     sizes = ranks * input_blocks * output_blocks * (blocks.shape[2] + blocks.shape[3])
     return ErrorCurve(

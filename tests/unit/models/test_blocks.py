@@ -60,7 +60,7 @@ def test_the_structure_itself_is_recovered_from_the_curve(second_moment: Tensor 
     btt = btt_curve(planted(BTT), second_moment, input_blocks=6, output_blocks=4)
     assert btt.structure(BTT.rank - 1) == BTT
     for curve, size in ((tiles, 5), (ranks, RANKS.total_rank), (btt, BTT.rank)):
-        assert curve.errors[size - 1] < 1e-9 < curve.errors[size - 2]
+        assert curve.errors[size - 1] < 1e-7 < curve.errors[size - 2]
 
 
 @pytest.mark.parametrize("structure", PLANTED, ids=lambda one: one.in_words())
