@@ -19,6 +19,7 @@ from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
+from models.structured.tensor_train import TensorTrainLinear
 from models.structured.toeplitz_like import ToeplitzLikeLinear
 from models.structured.truncated_butterfly import TruncatedButterfly
 
@@ -42,6 +43,7 @@ __all__ = [
     "StructuredLinear",
     "SttpLinear",
     "SvdpLinear",
+    "TensorTrainLinear",
     "ToeplitzLikeLinear",
     "TruncatedButterfly",
 ]

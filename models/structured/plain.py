@@ -21,6 +21,7 @@ from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
 from models.structured.svdp import SvdpLinear
+from models.structured.tensor_train import TensorTrainLinear
 from models.structured.toeplitz_like import ToeplitzLikeLinear
 from models.structures import (
     Blast,
@@ -41,6 +42,7 @@ from models.structures import (
     LowRank,
     Sttp,
     Svdp,
+    TensorTrain,
     ToeplitzLike,
 )
 from models.structures.plain import PlainStructure
@@ -89,5 +91,7 @@ def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
             return ToeplitzLikeLinear
         case LowDisplacementRank():
             return LowDisplacementRankLinear
+        case TensorTrain():
+            return TensorTrainLinear
         case _:
             assert_never(structure)

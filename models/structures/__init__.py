@@ -23,6 +23,7 @@ from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
 from models.structures.sttp import Sttp
 from models.structures.svdp import Svdp
+from models.structures.tensor_train import TensorTrain
 from models.structures.toeplitz_like import ToeplitzLike
 
 Structure = Annotated[PlainStructure, Field(discriminator="kind")]
@@ -50,5 +51,6 @@ __all__ = [
     "Structure",
     "Sttp",
     "Svdp",
+    "TensorTrain",
     "ToeplitzLike",
 ]

@@ -37,11 +37,10 @@ def balanced_modes(number: int, parts: int) -> tuple[int, ...]:
 
 
 def check_modes(name: str, modes: Sequence[int], *, side: int, where: str) -> None:
-    """Admit modes whose product reaches the side without an idle step of the first."""
-    rest = prod(modes[1:])
-    check_range(
-        f"the product of {name}", modes[0] * rest, low=side, high=side + rest - 1, where=where
-    )
+    """Admit modes whose product reaches the side without an idle step of the first beyond 1."""
+    first = next((index for index, mode in enumerate(modes) if mode > 1), len(modes))
+    high = side + prod(modes[first + 1 :]) - 1
+    check_range(f"the product of {name}", prod(modes), low=side, high=high, where=where)
 
 
 def modes_in_words(modes: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from models.structures.low_displacement_rank import LowDisplacementRank
 from models.structures.low_rank import LowRank
 from models.structures.sttp import Sttp
 from models.structures.svdp import Svdp
+from models.structures.tensor_train import TensorTrain
 from models.structures.toeplitz_like import ToeplitzLike
 
 PlainStructure = (
@@ -40,4 +41,5 @@ PlainStructure = (
     | Circulant
     | ToeplitzLike
     | LowDisplacementRank
+    | TensorTrain
 )

@@ -14,6 +14,7 @@ from tests.properties import (
     family_group_and_shuffle,
     family_shifts,
     family_spectral,
+    family_tensor_train,
     family_two_cores,
 )
 from tests.properties.family import Family
@@ -104,4 +105,5 @@ FAMILIES: Sequence[Family] = (
     *family_spectral.FAMILIES,
     *family_two_cores.FAMILIES,
     *family_shifts.FAMILIES,
+    *family_tensor_train.FAMILIES,
 )
