@@ -18,7 +18,7 @@ from models.structures.btt_moe import BttMoe
 
 # Inputs of one expert that are multiplied together. More would leave more room at the tiles' ends,
 # fewer would copy the experts' numbers more often.
-LONGEST_TILE = 128
+LONGEST_TILE = 64
 
 
 @final
@@ -167,11 +167,11 @@ class BttMoeLinear(nn.Module):
         return cropped
 
     def _tile(self, inputs: Tensor) -> int:
-        """About an expert's mean number of inputs, so that few are multiplied for nothing."""
+        """Half of an expert's mean number of inputs: at most half as much again is multiplied."""
         if torch.compiler.is_compiling():
             return LONGEST_TILE  # shapes may be symbols here, upon which no choice may depend
-        mean = len(inputs) * self.spec.active // (4 * self.spec.experts)
-        return max(1, min(LONGEST_TILE, mean))
+        choices = len(inputs) * self.spec.active
+        return max(1, min(LONGEST_TILE, choices // (2 * self.spec.experts)))
 
 
 def _spread(source: Int[Tensor, "tiles length"], groups: int) -> Int[Tensor, "tiles groups length"]:

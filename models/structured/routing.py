@@ -16,8 +16,8 @@ Z_WEIGHT = 0.1
 class Layout:
     """Inputs in tiles of one length, each of one expert, some with room left at their end.
 
-    Every shape follows from how many inputs there are, and not from where they go: so it can be
-    exported and compiled, and no input is dropped.
+    No input is dropped. For the compiler and the exporter every shape follows from how many inputs
+    there are, and not from where they go: some tiles may then be empty.
     """
 
     expert: Int[Tensor, " tiles"]
@@ -36,8 +36,10 @@ def lay_out(chosen: Int[Tensor, "inputs active"], *, experts: int, length: int) 
     expert = flat[order]
     place = torch.arange(flat.shape[0], device=flat.device) - (counts.cumsum(0) - counts)[expert]
     slot = (ends - used)[expert] * length + place
-    # As many tiles as the worst case needs: each expert may leave one almost empty.
+    # As many tiles as the worst case needs, where the number may not depend upon the choices.
     tiles = (flat.shape[0] + experts * (length - 1)) // length
+    if not torch.compiler.is_compiling():
+        tiles = int(ends[-1])
     source = flat.new_zeros(tiles * length).scatter(0, slot, order)
     owner = torch.searchsorted(ends, torch.arange(tiles, device=flat.device), right=True)
     return Layout(

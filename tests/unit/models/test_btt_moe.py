@@ -100,7 +100,7 @@ def test_a_few_inputs_cost_exactly_the_active_share_and_many_hardly_more() -> No
     counted = spec.mac_count(rows=128, columns=128)
     all_experts = 8 * spec.expert_size(rows=128, columns=128)
     assert counted == all_experts // 4 + 8 * 128
-    for inputs, allowed in ((1, 1.0), (5, 1.0), (100, 1.25), (4096, 1.1)):
+    for inputs, allowed in ((1, 1.0), (5, 1.0), (100, 1.5), (4096, 1.1)):
         x = torch.randn(inputs, 128, generator=torch.Generator().manual_seed(2))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             layer(x)
