@@ -96,10 +96,10 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         self.column_generator.mul_(size)
 
     def fan_ins(self) -> dict[str, float]:
-        """Operators scale; the generators are summed up over the columns, and over all terms."""
+        """Operators work as often as a side is long; generators sum up columns and all terms."""
         return {
-            "row_operator": 1,
-            "column_operator": 1,
+            "row_operator": max(self.rows, self.columns),
+            "column_operator": max(self.rows, self.columns),
             "column_generator": self.columns,
             "row_generator": self.spec.rank * max(self.rows, self.columns),
         }
