@@ -9,6 +9,7 @@ from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.circulant import CirculantLinear
+from models.structured.cp import CpLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.einsum import EinsumLinear
@@ -32,6 +33,7 @@ __all__ = [
     "ButterflyGadgetLinear",
     "ButterflyLinear",
     "CirculantLinear",
+    "CpLinear",
     "DenseLinear",
     "DiagonalsLinear",
     "EinsumLinear",

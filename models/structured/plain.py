@@ -11,6 +11,7 @@ from models.structured.btt import BttLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.circulant import CirculantLinear
+from models.structured.cp import CpLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
 from models.structured.einsum import EinsumLinear
@@ -32,6 +33,7 @@ from models.structures import (
     Butterfly,
     ButterflyGadget,
     Circulant,
+    Cp,
     Dense,
     Diagonals,
     Einsum,
@@ -93,5 +95,7 @@ def plain_class(  # noqa: PLR0911, PLR0912 - one for each structure
             return LowDisplacementRankLinear
         case TensorTrain():
             return TensorTrainLinear
+        case Cp():
+            return CpLinear
         case _:
             assert_never(structure)

@@ -12,6 +12,7 @@ from models.structures.btt import Btt
 from models.structures.butterfly import Butterfly
 from models.structures.butterfly_gadget import ButterflyGadget
 from models.structures.circulant import Circulant
+from models.structures.cp import Cp
 from models.structures.dense import Dense
 from models.structures.diagonals import Diagonals
 from models.structures.einsum import Einsum
@@ -39,6 +40,7 @@ __all__ = [
     "Butterfly",
     "ButterflyGadget",
     "Circulant",
+    "Cp",
     "Dense",
     "Diagonals",
     "Einsum",

@@ -10,6 +10,7 @@ from tests.properties import (
     family_blast,
     family_blocks,
     family_butterfly,
+    family_cp,
     family_diagonals,
     family_group_and_shuffle,
     family_shifts,
@@ -106,4 +107,5 @@ FAMILIES: Sequence[Family] = (
     *family_two_cores.FAMILIES,
     *family_shifts.FAMILIES,
     *family_tensor_train.FAMILIES,
+    *family_cp.FAMILIES,
 )
