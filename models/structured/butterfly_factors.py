@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 # The largest blocks into which factors are merged, by its logarithm. For 1576 tokens on one core
@@ -155,14 +155,17 @@ def _apply(
 
 
 def factorised(
-    matrices: Float[Tensor, "copies side side"],
-) -> Float[Tensor, "copies factors pairs 2 2"]:
+    matrices: Num[Tensor, "copies side side"], *, real_part: bool = False
+) -> Num[Tensor, "copies factors pairs 2 2"]:
     """The factors of increasing stride of the butterflies found in matrices by hierarchy.
 
     In W = A B, with A the longer strides and B the shorter, every slice of W with a fixed position
     in B's output and in A's input has rank one: its best such approximation is one row of B and
     one column of A, which are butterflies of half the depth, found in the same way (Zheng et al.,
     SIAM Journal on Mathematics of Data Science 2023, arXiv 2110.01230). Exact for a butterfly.
+
+    Or of complex butterflies whose real parts they are: the slices have rank two, and how their
+    terms share in real and imaginary parts is not told by them, so this is only a start.
     """
     copies, side, _ = matrices.shape
     levels = side.bit_length() - 1
@@ -171,9 +174,12 @@ def factorised(
     high, low = 1 << levels // 2, 1 << (levels - levels // 2)
     slices = matrices.reshape(copies, high, low, high, low).permute(0, 2, 3, 1, 4)
     left, singular, right = torch.linalg.svd(slices, full_matrices=False)
-    root = singular[..., :1].sqrt()
-    columns = left[..., 0] * root  # (copies, low output, high input, high output)
-    rows = right[..., 0, :] * root  # (copies, low output, high input, low input)
+    root = singular[..., :2].sqrt()
+    columns, second = (left[..., :2] * root[..., None, :]).unbind(-1)
+    rows, other = (right[..., :2, :] * root[..., None]).unbind(-2)
+    if real_part:
+        columns, rows = torch.complex(columns, second), torch.complex(rows, -other)
+    # Both count (copies, low output, high input) and the high output or the low input.
     longer = factorised(columns.transpose(-1, -2).reshape(copies * low, high, high))
     shorter = factorised(rows.transpose(1, 2).reshape(copies * high, low, low))
     longer = longer.reshape(copies, low, -1, high // 2, 2, 2).permute(0, 2, 3, 1, 4, 5)

@@ -54,7 +54,7 @@ FAMILIES = (
             "of several butterflies, have no closed form: descent may stop at a stationary point",
             "a FLOP counter sees the MACs": MERGED,
         },
-        fits=5,
+        fits=3,
     ),
 )
 
@@ -75,5 +75,5 @@ GADGET = Family(
         "may stop at a stationary point",
         "a FLOP counter sees the MACs": MERGED,
     },
-    fits=4,
+    fits=3,
 )
