@@ -20,6 +20,8 @@ from models.structures import LowDisplacementRank
 from models.structures.low_displacement_rank import BANDS
 
 RESTARTS, STEPS = 3, 200  # of a plain fit
+# A smaller squared error than chance gives tells of a member, to which the valley is long.
+NEAR, FOUND, PATIENCE = 1e-2, 1e-6, 6
 AWARE_STEPS = 60  # of the fit to the outputs that follows it
 JITTER = 0.2  # of the operators' weights where a fit starts anew
 
@@ -81,7 +83,10 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
             self._start(target, JITTER * attempt, generator)
 
         steps = affordable_steps(self, most=STEPS)
-        best_of_restarts(self, weight, None, start, restarts=RESTARTS, steps=steps)
+        error = best_of_restarts(self, weight, None, start, restarts=RESTARTS, steps=steps)
+        numbers = self.spec.parameter_count(rows=self.rows, columns=self.columns)
+        if numbers < weight.numel() and FOUND < error < NEAR:
+            descend(self, weight, steps=PATIENCE * steps)
         if second_moment is not None:
             self._rescale(target, regularised(second_moment))
             descend(self, weight, second_moment, steps=min(steps, AWARE_STEPS))

@@ -146,7 +146,7 @@ def test_learned_operators_make_the_sum_of_their_powers(
     torch.testing.assert_close(layer.to_dense(), expected)
 
 
-@pytest.mark.parametrize(("operators", "unevenness"), [("subdiagonal", 0.3), ("tridiagonal", 0.1)])
+@pytest.mark.parametrize(("operators", "unevenness"), [("subdiagonal", 0.3), ("tridiagonal", 0.15)])
 def test_planted_learned_operators_are_found(operators: str, unevenness: float) -> None:
     structure = LowDisplacementRank.model_validate({"rank": 2, "operators": operators})
     layer = drawn(structure, 16, 16)
