@@ -83,20 +83,33 @@ def load_network(folder: Path) -> nn.Module:
     return module.eval()
 
 
-def export(folder: Path, spec: NetworkSpec, module: nn.Module, example: Tensor) -> None:
+def export(
+    folder: Path,
+    spec: NetworkSpec,
+    module: nn.Module,
+    example: Tensor,
+    *,
+    deployed: nn.Module | None = None,
+) -> None:
     """Save the network, and beside it the program that plain torch runs at any batch size.
 
+    The program is of `deployed`, if given: the same network in the forms that are fastest.
     `example` is a batch of at least two inputs, for their shape: a batch of one would be taken as a
     constant. The file keeps zeros in its place, never anyone's data.
     """
     if len(example) < 2:
         raise ValueError(f"example holds {len(example)} inputs, but export needs at least 2")
     save_network(folder, spec, module)
-    was_training = module.training
-    program = torch.export.export(
-        module.eval(), (torch.zeros_like(example),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-    )
-    module.train(was_training)
+    traced = module if deployed is None else deployed
+    was_training = traced.training
+    # Without gradients, so that products which add in place where nobody asks for them do so.
+    with torch.no_grad():
+        program = torch.export.export(
+            traced.eval(),
+            (torch.zeros_like(example),),
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+        )
+    traced.train(was_training)
     _replace(folder / PROGRAM, lambda temporary: torch.export.save(program, temporary))
 
 

@@ -1,8 +1,6 @@
 """What an exported network costs, and how long it takes beside the dense one."""
 
 import fcntl
-import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import layer_cost, network_macs, network_parameters, smallest_step
+from models.deployment import DeployedNetwork, deploy_network, seconds_taken, timing
 from models.spec import NetworkSpec
 from search.spec import ResolvedSearch
 
@@ -57,6 +56,14 @@ def network_cost(network: NetworkSpec, resolved: ResolvedSearch) -> Cost:
     )
 
 
+def deployed(
+    network: nn.Module, spec: NetworkSpec, inputs: Tensor, *, lock: Path, generator: torch.Generator
+) -> DeployedNetwork:
+    """Choose every layer's fastest form for the batch whose latency is measured, alone as well."""
+    with alone(lock):
+        return deploy_network(network, spec, batch=len(inputs[:BATCH]), generator=generator)
+
+
 def latency(network: nn.Module, dense: nn.Module, inputs: Tensor, *, lock: Path) -> Latency:
     """Time both networks in turns, alone on this machine as far as a lock and patience reach."""
     with alone(lock):
@@ -81,18 +88,12 @@ def alone(lock: Path) -> Iterator[None]:
 @torch.no_grad()
 def _timed(network: nn.Module, dense: nn.Module, inputs: Tensor) -> Latency:
     for _ in range(3):
-        _seconds(network, inputs)
-        _seconds(dense, inputs)
+        seconds_taken(network, inputs)
+        seconds_taken(dense, inputs)
     before = _Usage.now()
-    ratios = [_seconds(network, inputs) / _seconds(dense, inputs) for _ in range(PAIRS)]
-    lower, median, upper = statistics.quantiles(ratios, n=4)
-    return Latency(median, (lower, upper), _Usage.now().others_since(before))
-
-
-def _seconds(network: nn.Module, inputs: Tensor) -> float:
-    start = time.perf_counter()
-    network(inputs)
-    return time.perf_counter() - start
+    ratios = [seconds_taken(network, inputs) / seconds_taken(dense, inputs) for _ in range(PAIRS)]
+    found = timing(ratios)
+    return Latency(found.ratio, found.quartiles, _Usage.now().others_since(before))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from models.checkpoint import export, load_network, load_spec
+from models.deployment import DeployedNetwork
 from models.spec import NetworkSpec
 from search.data import Data
-from search.evaluation import BATCH, Latency, latency, network_cost
+from search.evaluation import BATCH, Latency, deployed, latency, network_cost
 from search.plan import PlannedTrial
 from search.progress import Progress, Update
 from search.report import Report, ReportRow
@@ -21,12 +23,13 @@ from search.trial import FinishedTrial
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An exported network as its file has it, measured on the validation part."""
+    """An exported network as its file has it, measured on the validation part, and deployed."""
 
     planned: PlannedTrial
     folder: Path
     network: nn.Module
     exported: NetworkSpec
+    deployed: DeployedNetwork
     loss: float
     accuracy: float | None
     timed: Latency
@@ -53,7 +56,7 @@ def measure(
     for index, trial in enumerate(firsts):
         stop_if_asked(progress)
         progress.report(Update("measurement", index, len(firsts), unit="network"))
-        read.append(_read(trial, data, dense, lock=lock))
+        read.append(_read(trial, data, dense, lock=lock, seed=spec.seed))
     candidates = [one for one in read if one.planned.kind == "candidate"]
     best = min(candidates, key=lambda one: one.loss, default=None)
     rows = {
@@ -64,7 +67,8 @@ def measure(
     report = _report(resolved, read, best, rows, threads=threads)
     for one in read:
         if one is best or one.planned.number == report.winner.number:
-            export(one.folder, one.exported, one.network, data.validation.inputs[:2])
+            inputs, fast = data.validation.inputs[:2], one.deployed.network
+            export(one.folder, one.exported, one.network, inputs, deployed=fast)
     return report
 
 
@@ -73,12 +77,14 @@ def _exported(trial: FinishedTrial) -> Path:
     return trial.folder / "export"
 
 
-def _read(trial: FinishedTrial, data: Data, dense: nn.Module, *, lock: Path) -> _Read:
-    folder = _exported(trial)
-    network = load_network(folder)
+def _read(trial: FinishedTrial, data: Data, dense: nn.Module, *, lock: Path, seed: int) -> _Read:
+    folder, inputs = _exported(trial), data.validation.inputs
+    network, exported = load_network(folder), load_spec(folder)
     loss, accuracy = evaluate(network, data, data.validation)
-    timed = latency(network, dense, data.validation.inputs, lock=lock)
-    return _Read(trial.planned, folder, network, load_spec(folder), loss, accuracy, timed)
+    generator = torch.Generator().manual_seed(seed)
+    fast = deployed(network, exported, inputs, lock=lock, generator=generator)
+    timed = latency(fast.network, dense, inputs, lock=lock)
+    return _Read(trial.planned, folder, network, exported, fast, loss, accuracy, timed)
 
 
 def _row(
@@ -98,6 +104,7 @@ def _row(
         "test_accuracy": test_accuracy,
         "latency_ratio": one.timed.ratio,
         "latency_quartiles": one.timed.quartiles,
+        "run_dense": one.deployed.run_dense,
         "epochs": spec.compute.reference_epochs if is_reference else spec.compute.epochs,
         "network": one.exported,
     }

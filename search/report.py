@@ -11,8 +11,11 @@ class ReportRow(Spec):
 
     A matrix has no accuracy. The test part is read for the reference, the baselines and the best
     candidate only. Latency is the time over the dense reference's, measured in pairs; its quartiles
-    are the spread. The cost is in the budget's quantity; `smallest_step` is the least that could
-    have been added to it. With repeats, the deviation is over the seeds of the validation loss.
+    are the spread. It is of the deployed network, in which every layer runs in the form that was
+    fastest here: `run_dense` names the structured layers whose dense matrix was. Costs are of the
+    structure all the same. The cost is in the budget's quantity; `smallest_step` is the least that
+    could have been added to it. With repeats, the deviation is over the seeds of the validation
+    loss.
     """
 
     number: int
@@ -30,6 +33,7 @@ class ReportRow(Spec):
     network_parameters: int
     latency_ratio: float
     latency_quartiles: tuple[float, float]
+    run_dense: tuple[str, ...] = ()  # reports from before it was measured have none
     epochs: int
     repeats: int = 1
     validation_loss_mean: float | None = None

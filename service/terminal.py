@@ -15,7 +15,10 @@ from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
 from service.words import duration
 
-MEASURED = "[dim]latency: time over the dense reference's, on {threads} thread(s)[/dim]"
+MEASURED = (
+    "[dim]latency: time over the dense reference's, on {threads} thread(s)\n"
+    "as dense: layers with a structure that run faster as the dense matrix here[/dim]"
+)
 
 
 _COLUMNS = (
@@ -83,7 +86,14 @@ def report_table(report: Report) -> Table:
         caption=MEASURED.format(threads=report.threads),
     )
     table.add_column("network", no_wrap=True)
-    headings = ("validation\nloss", "test\naccuracy", "MACs", "parameters", "latency")
+    headings = (
+        "validation\nloss",
+        "test\naccuracy",
+        "MACs",
+        "parameters",
+        "latency",
+        "as\ndense",
+    )
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in (report.reference, *report.baselines, *report.candidates):
@@ -119,6 +129,7 @@ def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
         f"{row.macs:,}",
         f"{row.parameters:,}",
         f"{row.latency_ratio:.2f}",
+        f"{len(row.run_dense) or ''}",
     )
 
 
@@ -139,10 +150,11 @@ def layers_table(report: Report) -> Table:
 
 def _layer_cells(layer: LayerSpec, report: Report) -> tuple[str, ...]:
     cost = layer_cost(layer, report.quantity)
+    run_dense = layer.name in report.winner.run_dense
     return (
         layer.name,
         f"{layer.rows} x {layer.columns}",
-        layer.structure.in_words(),
+        f"{layer.structure.in_words()}{', run dense' if run_dense else ''}",
         f"{cost:,}",
         f"{cost / dense_cost(layer, report.quantity):.1%}",
     )

@@ -234,6 +234,7 @@ def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
         network_parameters=network_parameters(network),
         latency_ratio=0.7,
         latency_quartiles=(0.6, 0.8),
+        run_dense=tuple(layer.name for layer in layers if planned.kind == "candidate")[:1],
         epochs=8,
         network=network,
     )

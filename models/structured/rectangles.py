@@ -19,6 +19,13 @@ def rectangle_indices(
     )
 
 
+def stretches(start: int, count: int, *, length: int) -> list[tuple[slice, slice]]:
+    """Where a cyclic range lies, and which part of itself lies there: two where it wraps around."""
+    here = min(count, length - start)
+    found = [(slice(start, start + here), slice(0, here))]
+    return found if here == count else [*found, (slice(0, count - here), slice(here, count))]
+
+
 def packed_rank(rectangle: Rectangle) -> int:
     """How many terms a rectangle takes in the packed matrices."""
     if rectangle.is_tile:

@@ -5,7 +5,7 @@ import torch
 
 from models.structured import GblrLinear
 from models.structured.build import project
-from models.structured.gblr import Form, faster_form
+from models.structured.gblr import PART, Form, faster_form
 from models.structured.output_error import output_error
 from models.structures import Gblr, Rectangle
 
@@ -104,3 +104,31 @@ def test_the_data_aware_fit_has_the_smaller_output_error() -> None:
         for given in (None, moment)
     ]
     assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_added_in_place_are_those_that_gradients_follow(bias: bool) -> None:
+    layer = GblrLinear(WRAPPED, rows=12, columns=16, bias=bias, dtype=torch.float64, form="sliced")
+    layer.reset_parameters(torch.Generator().manual_seed(2))
+    if layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+    x = drawn(3, 2 * PART // 5, 16)
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+        torch.testing.assert_close(layer(x[0, 0]), expected[0, 0])
+        assert layer(x[:0]).shape == (0, 2 * PART // 5, 12)
+        torch.testing.assert_close(layer(x.mT.contiguous().mT), expected)
+
+
+def test_an_export_without_gradients_takes_any_number_of_inputs() -> None:
+    layer = GblrLinear(WRAPPED, rows=12, columns=16, dtype=torch.float64, form="sliced")
+    layer.reset_parameters(torch.Generator().manual_seed(2))
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    with torch.no_grad():
+        program = torch.export.export(layer, (drawn(3, 16),), dynamic_shapes=dynamic)
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "aten.addmm_.default" in targets
+    for count in (0, 1, PART + 3):
+        x = drawn(count, 16)
+        torch.testing.assert_close(program.module()(x), layer(x))

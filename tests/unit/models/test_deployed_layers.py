@@ -1,0 +1,170 @@
+"""Deployment: which form of a layer is chosen, and that the network stays the same function."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.deployment import Form, Timer, deploy, deploy_network
+from models.networks.build import build_network
+from models.spec import ImageTask, Mlp, NetworkSpec, dense_network
+from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
+from models.structured.build import build_layer
+from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure
+
+RECTANGLES = Gblr(
+    rectangles=tuple(
+        Rectangle(row_start=start, row_count=9, column_start=2 * start, column_count=7, rank=2)
+        for start in (0, 10)
+    )
+)
+
+
+def form_of(layer: nn.Module) -> Form:
+    match layer:
+        case DenseLinear():
+            return "dense"
+        case GblrLinear():
+            return layer.form
+        case LowRankLinear():
+            return "packed"
+        case _:
+            return "structured"
+
+
+def clock(seconds: Mapping[Form, float | Callable[[int], float]]) -> Timer:
+    """A clock by which a pass takes what is said: of its form, or also of its number."""
+    passes: dict[Form, int] = {}
+
+    def timer(layer: nn.Module, inputs: Tensor) -> float:
+        form = form_of(layer)
+        passes[form] = passes.get(form, 0) + 1
+        layer(inputs)
+        said = seconds[form]
+        return said if isinstance(said, float) else said(passes[form])
+
+    return timer
+
+
+def layer_of(structure: Structure, dtype: torch.dtype = torch.float32) -> StructuredLinear:
+    layer = build_layer(
+        structure, rows=20, columns=30, generator=torch.Generator().manual_seed(1), dtype=dtype
+    )
+    assert layer.bias is not None
+    nn.init.normal_(layer.bias, generator=torch.Generator().manual_seed(2))
+    return layer.eval()
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fastest", ["packed", "sliced", "dense"])
+def test_the_fastest_form_is_deployed_and_is_the_same_product(
+    fastest: Form, dtype: torch.dtype
+) -> None:
+    layer = layer_of(RECTANGLES, dtype)
+    seconds: dict[Form, float] = {"packed": 2.0, "sliced": 2.0, "dense": 2.0}
+    found = deploy(layer, tokens=4, generator=generator(), timer=clock(seconds | {fastest: 1.0}))
+    assert (found.form, form_of(found.layer)) == (fastest, fastest)
+    assert found.timing.ratio == (1 if fastest == "dense" else 0.5)
+    x = torch.randn(3, 2, 30).to(dtype)
+    with torch.inference_mode():
+        expected, actual = layer(x), found.layer(x)
+    assert actual.dtype == dtype
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    assert found.layer is not layer
+    assert not found.layer.training
+
+
+def test_what_does_not_clearly_win_runs_dense() -> None:
+    layer = layer_of(BlockDiagonal(blocks=2))
+    tie = clock({"structured": 0.97, "dense": 1.0})
+    assert deploy(layer, tokens=4, generator=generator(), timer=tie).form == "dense"
+    # Faster by the median, but slower in a third of all pairs.
+    unsure = clock({"structured": lambda number: 0.8 if number % 3 else 1.2, "dense": 1.0})
+    assert deploy(layer, tokens=4, generator=generator(), timer=unsure).form == "dense"
+    sure = clock({"structured": lambda number: 0.8 if number % 9 else 1.2, "dense": 1.0})
+    assert deploy(layer, tokens=4, generator=generator(), timer=sure).form == "structured"
+
+
+def test_slow_first_passes_are_not_counted() -> None:
+    slow = clock({"structured": lambda number: 100.0 if number <= 2 else 0.5, "dense": 1.0})
+    found = deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=slow)
+    assert found.timing.quartiles == (0.5, 0.5)
+
+
+def test_a_dense_layer_is_not_measured() -> None:
+    layer = DenseLinear(rows=3, columns=4)
+    found = deploy(layer, tokens=4, generator=generator(), timer=clock({}))
+    assert found.form == "dense"
+    assert found.layer is not layer
+
+
+def test_more_terms_than_the_matrix_has_rows_are_never_packed() -> None:
+    many = Gblr(rectangles=RECTANGLES.rectangles * 6)
+    found = deploy(
+        layer_of(many), tokens=4, generator=generator(), timer=clock({"sliced": 1.0, "dense": 2.0})
+    )
+    assert found.form == "sliced"
+
+
+RECTANGLES_OF_16 = Gblr(
+    rectangles=(
+        Rectangle(row_start=9, row_count=9, column_start=12, column_count=7, rank=2),
+        Rectangle(row_start=0, row_count=4, column_start=1, column_count=5, rank=1),
+    )
+)
+
+
+def network_spec() -> NetworkSpec:
+    task = ImageTask(channels=1, height=4, width=4, classes=5)
+    dense = dense_network(Mlp(hidden=(16, 16, 16)), task)
+    return dense.with_structures(
+        {"layers.0": RECTANGLES_OF_16, "layers.1": LowRank(rank=2), "layers.2": LowRank(rank=2)}
+    )
+
+
+def test_a_network_is_copied_with_its_layers_deployed() -> None:
+    spec = network_spec()
+    network = build_network(spec, generator=generator()).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    timed: list[int] = []
+    fake = clock({"packed": 3.0, "sliced": 1.0, "structured": 3.0, "dense": 2.0})
+
+    def timer(layer: nn.Module, inputs: Tensor) -> float:
+        timed.append(len(inputs))
+        return 3.0 if isinstance(layer, LowRankLinear) else fake(layer, inputs)
+
+    found = deploy_network(network, spec, batch=7, generator=generator(), timer=timer)
+    assert found.forms == {"layers.0": "sliced", "layers.1": "dense", "layers.2": "dense"}
+    assert found.run_dense == ("layers.1", "layers.2")
+    assert set(timed) == {7}
+    x = torch.randn(6, 1, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(found.network(x), network(x))
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert isinstance(network.get_submodule("layers.1"), LowRankLinear)
+    assert isinstance(found.network.get_submodule("layers.1"), DenseLinear)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On a busy machine, threads that wait for each other say little of a layer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_real_clock_runs_a_large_narrow_layer_in_its_structure() -> None:
+    """With less than a hundredth of the MACs, however busy the machine."""
+    layer = build_layer(LowRank(rank=4), rows=1024, columns=1024, generator=generator())
+    found = deploy(layer, tokens=128, generator=generator())
+    assert found.form == "structured"
+    assert found.timing.quartiles[0] <= found.timing.ratio <= found.timing.quartiles[1] < 1
