@@ -19,6 +19,7 @@ from models.structured.kronecker import KroneckerLinear
 from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.sttp import SttpLinear
+from models.structured.sums import SumLinear
 from models.structured.svdp import SvdpLinear
 from models.structured.tensor_train import TensorTrainLinear
 from models.structured.toeplitz_like import ToeplitzLikeLinear
@@ -44,6 +45,7 @@ __all__ = [
     "LowRankLinear",
     "StructuredLinear",
     "SttpLinear",
+    "SumLinear",
     "SvdpLinear",
     "TensorTrainLinear",
     "ToeplitzLikeLinear",

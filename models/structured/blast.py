@@ -6,9 +6,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.structured.base import StructuredLinear, draw_normal
+from models.structured.batched import padded, side_by_side
 from models.structured.blast_fit import nearest
 from models.structures import Blast
 
@@ -40,14 +40,10 @@ class BlastLinear(StructuredLinear[Blast]):
         """Three batched products, on strided views: nothing is copied in between."""
         blocks, height, _ = self.row_factor.shape
         width = self.column_factor.shape[2]
-        if blocks * width > self.columns:
-            x = functional.pad(x, (0, blocks * width - self.columns))
-        inputs = x.reshape(-1, blocks, width).permute(1, 2, 0)
+        inputs = padded(x, blocks * width).reshape(-1, blocks, width).permute(1, 2, 0)
         narrow = torch.bmm(self.column_factor, inputs)
         mixed = torch.bmm(self.mixing, narrow.transpose(0, 1)).permute(1, 2, 0)
-        if bias is not None and blocks * height > self.rows:
-            bias = functional.pad(bias, (0, blocks * height - self.rows))
-        y = side_by_side(mixed, self.row_factor.transpose(1, 2), bias)
+        y = side_by_side(mixed, self.row_factor, bias)
         return y.reshape(*x.shape[:-1], blocks * height)[..., : self.rows]
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
@@ -86,25 +82,3 @@ class BlastLinear(StructuredLinear[Blast]):
         """A band's columns, the blocks in a row, the rank."""
         blocks, rank, width = self.column_factor.shape
         return {"column_factor": width, "mixing": blocks, "row_factor": rank}
-
-
-def side_by_side(
-    inputs: Float[Tensor, "blocks tokens rank"],
-    factors: Float[Tensor, "blocks rank height"],
-    bias: Float[Tensor, " rows"] | None,
-) -> Float[Tensor, "tokens rows"]:
-    """One product a block, each plus its part of the bias, in columns of their own."""
-    (blocks, tokens, _), height = inputs.shape, factors.shape[2]
-    if torch.is_grad_enabled():
-        outputs = torch.bmm(inputs, factors)
-        y = outputs.transpose(0, 1).reshape(tokens, blocks * height)
-        return y if bias is None else y + bias.to(y.dtype)
-    # Without a graph to keep, straight to where they belong: that saves a pass over the output.
-    factors = factors.to(inputs.dtype)
-    y = inputs.new_empty(tokens, blocks, height)
-    if bias is None:
-        torch.bmm(inputs, factors, out=y.transpose(0, 1))
-    else:
-        start = bias.to(inputs.dtype).reshape(blocks, 1, height)
-        torch.baddbmm(start, inputs, factors, out=y.transpose(0, 1))
-    return y.reshape(tokens, blocks * height)

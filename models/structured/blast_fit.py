@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from models.structured.low_rank import LARGE, leading_factors
 from models.structured.output_error import regularised
 
 # Sweeps do at most this many multiply-accumulates, some seconds on one core, within these bounds.
@@ -32,7 +33,6 @@ PATIENCE, PROGRESS = (
     10,
     2e-3,
 )  # an error that falls by a smaller share in so many sweeps has settled
-LARGE = 2**18  # entries from which on a matrix of float32 is fitted in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ def nearest(
 
     Given C, it is also compared with what is found without it, and never worse.
     """
+    # A large matrix of single precision is fitted in it, where C does not ask for more.
     double = second_moment is not None or weight.numel() < LARGE
     matrix = weight.detach().to(torch.float64 if double else weight.dtype)
     size = float(matrix.abs().max()) or 1.0
@@ -131,23 +132,14 @@ def low_rank_start(
 ) -> BlastFactors:
     """The best low-rank approximation, of the outputs where C is given: a BLAST with s = 1."""
     rows, columns = matrix.shape
-    whitened = matrix.double()
-    if moment is not None:
-        whitened = whitened @ torch.linalg.cholesky(moment)
-    # The row space of the best approximation is all that is needed: Gram matrices beat an SVD.
-    if rows <= columns:
-        basis = torch.linalg.eigh(whitened @ whitened.T).eigenvectors[:, -rank:]
-    else:
-        directions = torch.linalg.eigh(whitened.T @ whitened).eigenvectors[:, -rank:]
-        basis = torch.linalg.qr(whitened @ directions).Q
-    basis = basis.to(matrix.dtype)
-    row_factor = functional.pad(basis, (0, 0, 0, -rows % blocks))
-    column_factor = functional.pad(basis.T @ matrix, (0, -columns % blocks))
+    left, right = leading_factors(matrix.double(), rank, moment)
+    row_factor = functional.pad(left.to(matrix), (0, 0, 0, -rows % blocks))
+    column_factor = functional.pad(right.to(matrix), (0, -columns % blocks))
     return BlastFactors(
         rearrange(row_factor, "(i p) k -> i p k", i=blocks),
         matrix.new_ones(blocks, blocks, rank),
         rearrange(column_factor, "k (j q) -> j k q", j=blocks),
-    ).balanced()
+    )
 
 
 def random_start(

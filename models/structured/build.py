@@ -7,12 +7,13 @@ from torch import Tensor
 from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.plain import plain_class
-from models.structures import Structure
+from models.structured.sums import SumLinear
+from models.structures import Structure, Sum
 
 
 def layer_class(structure: Structure) -> type[StructuredLinear]:
     """The class whose layers have this structure."""
-    return plain_class(structure)
+    return SumLinear if isinstance(structure, Sum) else plain_class(structure)
 
 
 def empty_layer(

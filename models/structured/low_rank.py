@@ -84,6 +84,9 @@ class LowRankLinear(StructuredLinear[LowRank]):
         return {"column_factor": self.columns, "row_factor": self.spec.rank}
 
 
+# Entries of a matrix for which the whole SVD takes seconds.
+LARGE = 2**18
+
 # The curvature is measured at one point: outputs it finds irrelevant still count for this much.
 DAMPING = 1e-2
 
@@ -145,11 +148,35 @@ def factors(
     second_moment: Float[Tensor, "columns columns"] | None = None,
 ) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]:
     """The two factors of the best approximation of this rank, in the weight's dtype."""
+    if weight.numel() >= LARGE:
+        found = leading_factors(weight.detach().double(), rank, second_moment)
+        return found[0].to(weight.dtype), found[1].to(weight.dtype)
     whole = decompose(weight, second_moment)
     return (
         whole.row_factor[:, :rank].to(weight.dtype),
         whole.column_factor[:rank].to(weight.dtype),
     )
+
+
+def leading_factors(
+    matrix: Float[Tensor, "rows columns"],
+    rank: int,
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]:
+    """The same from the smaller Gram matrix, in much less time than an SVD takes.
+
+    Singular values below 1e-8 of the largest drown in its rounding, as the errors they leave do.
+    """
+    whitened = matrix
+    if second_moment is not None:
+        whitened = matrix @ torch.linalg.cholesky(regularised(second_moment))
+    # The best approximation is a projection of the columns, and only needs their leading space.
+    if len(matrix) <= matrix.shape[1]:
+        basis = torch.linalg.eigh(whitened @ whitened.T).eigenvectors[:, -rank:]
+    else:
+        directions = torch.linalg.eigh(whitened.T @ whitened).eigenvectors[:, -rank:]
+        basis = torch.linalg.qr(whitened @ directions).Q
+    return balanced(basis, basis.T @ matrix)
 
 
 def error_curve(

@@ -23,11 +23,12 @@ from models.structures.low_displacement_rank import LowDisplacementRank
 from models.structures.low_rank import LowRank
 from models.structures.plain import PlainStructure
 from models.structures.sttp import Sttp
+from models.structures.sums import Sum
 from models.structures.svdp import Svdp
 from models.structures.tensor_train import TensorTrain
 from models.structures.toeplitz_like import ToeplitzLike
 
-Structure = Annotated[PlainStructure, Field(discriminator="kind")]
+Structure = Annotated[PlainStructure | Sum, Field(discriminator="kind")]
 STRUCTURE_ADAPTER: TypeAdapter[Structure] = TypeAdapter(Structure)
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Rectangle",
     "Structure",
     "Sttp",
+    "Sum",
     "Svdp",
     "TensorTrain",
     "ToeplitzLike",

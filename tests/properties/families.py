@@ -15,6 +15,7 @@ from tests.properties import (
     family_group_and_shuffle,
     family_shifts,
     family_spectral,
+    family_sums,
     family_tensor_train,
     family_two_cores,
 )
@@ -108,4 +109,5 @@ FAMILIES: Sequence[Family] = (
     *family_shifts.FAMILIES,
     *family_tensor_train.FAMILIES,
     *family_cp.FAMILIES,
+    *family_sums.FAMILIES,
 )
