@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.batched import padded, side_by_side
+from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
 from models.structures import BlockDiagonal
 
@@ -52,17 +53,15 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
         generator: torch.Generator,
     ) -> None:
         """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
+        places = _Places(self.rows, self.columns, self.spec.blocks)
         matrix = weight.double()
-        moment = None if second_moment is None else regularised(second_moment)
-        count, height, width = self.blocks.shape
-        for index in range(count):
-            inside = slice(index * width, min((index + 1) * width, self.columns))
-            band = matrix[index * height : (index + 1) * height]
-            block = band[:, inside]
-            if moment is not None:
-                root = torch.linalg.cholesky(moment[inside, inside])
-                block = torch.cholesky_solve((band @ moment[:, inside]).T, root).T
-            self.blocks[index, : block.shape[0], : block.shape[1]] = block
+        if second_moment is None:
+            self.blocks.copy_(places.of(matrix))
+            return
+        moment = regularised(second_moment)
+        roots = torch.linalg.cholesky(places.of_moment(moment))
+        wanted = places.of(matrix @ moment)
+        self.blocks.copy_(torch.cholesky_solve(wanted.mT, roots).mT)
 
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw every block; the last may see fewer real columns than the others."""
@@ -74,3 +73,66 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
     def fan_ins(self) -> dict[str, float]:
         """Every output sums up its block's columns."""
         return {"blocks": self.blocks.shape[2]}
+
+
+def error_curve(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> ErrorCurve:
+    """Every height of the blocks, each with the fewest that cover the matrix; exact, C or not.
+
+    More blocks of the same height cost about the same and hold less.
+    """
+    rows, columns = weight.shape
+    smaller = min(rows, columns)
+    matrix = weight.detach().double()
+    moment = None if second_moment is None else regularised(second_moment)
+    wanted = matrix if moment is None else matrix @ moment
+    explained = []
+    counts = [count for count in range(1, smaller + 1) if _is_fewest(count, smaller)]
+    for count in counts:
+        places = _Places(rows, columns, count)
+        blocks = places.of(wanted).mT
+        if moment is not None:
+            roots = torch.linalg.cholesky(places.of_moment(moment))
+            blocks = torch.linalg.solve_triangular(roots, blocks, upper=False)
+        explained.append(blocks.square().sum())
+    total = (wanted * matrix).sum()
+    errors = 1 - torch.stack(explained) / torch.where(total > 0, total, 1)
+    structures = [BlockDiagonal(blocks=count) for count in counts]
+    sizes = torch.tensor([one.mac_count(rows=rows, columns=columns) for one in structures])
+    order = sizes.argsort(stable=True)
+    return ErrorCurve(
+        macs=sizes[order],
+        parameters=sizes[order],
+        errors=errors.clamp(min=0)[order] * (total > 0),
+        structure=lambda index: structures[int(order[index])],
+    )
+
+
+def _is_fewest(count: int, side: int) -> bool:
+    return count == -(-side // -(-side // count))
+
+
+class _Places:
+    """Where the blocks on the diagonal lie; what lies outside of the matrix reads as zeros."""
+
+    def __init__(self, rows: int, columns: int, count: int) -> None:
+        row, column = (torch.arange(count * -(-side // count)) for side in (rows, columns))
+        self.rows, self.columns = row.view(count, -1), column.view(count, -1)
+        self.real_rows, self.real_columns = self.rows < rows, self.columns < columns
+
+    def of(self, matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "blocks height width"]:
+        """The blocks of a matrix."""
+        real = self.real_rows[:, :, None] & self.real_columns[:, None, :]
+        rows, columns = (self.rows * self.real_rows, self.columns * self.real_columns)
+        return torch.where(real, matrix[rows[:, :, None], columns[:, None, :]], 0)
+
+    def of_moment(
+        self, moment: Float[Tensor, "columns columns"]
+    ) -> Float[Tensor, "blocks width width"]:
+        """C[J, J] of each block's columns J, with the identity in the padding."""
+        real = self.real_columns[:, :, None] & self.real_columns[:, None, :]
+        columns = self.columns * self.real_columns
+        found = torch.where(real, moment[columns[:, :, None], columns[:, None, :]], 0)
+        return found + torch.diag_embed((~self.real_columns).to(found))

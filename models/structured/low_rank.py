@@ -186,12 +186,20 @@ def error_curve(
     """Every rank at once, exact for the weight and for its outputs, in float64."""
     rows, columns = weight.shape
     matrix = weight.detach().double()
-    if second_moment is not None:
-        matrix = matrix @ torch.linalg.cholesky(regularised(second_moment))
+    # The smaller Gram matrix has the squared singular values in a fraction of an SVD's time.
+    if rows <= columns:
+        moment = None if second_moment is None else regularised(second_moment)
+        gram = (matrix if moment is None else matrix @ moment) @ matrix.T
+    else:
+        gram = matrix.T @ matrix
+        if second_moment is not None:
+            lower = torch.linalg.cholesky(regularised(second_moment))
+            gram = lower.T @ gram @ lower
+    energies = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
     sizes = (rows + columns) * torch.arange(1, min(rows, columns) + 1)
     return ErrorCurve(
         macs=sizes,
         parameters=sizes,
-        errors=remaining(torch.linalg.svdvals(matrix).square()),
+        errors=remaining(energies),
         structure=lambda index: LowRank(rank=index + 1),
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from models.structured import low_rank
+from models.structured import block_diagonal, low_rank
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle
 from tests.properties import (
     family_blast,
@@ -54,6 +54,7 @@ FAMILIES: Sequence[Family] = (
         ),
         lambda rows, columns: [(BlockDiagonal(blocks=min(rows, columns) + 1), "blocks")],
         lambda width: [BlockDiagonal(blocks=4), BlockDiagonal(blocks=5)],
+        curve=block_diagonal.error_curve,
     ),
     *family_blocks.FAMILIES,
     *family_butterfly.FAMILIES,
