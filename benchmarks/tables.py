@@ -1,0 +1,131 @@
+"""The tables of docs/benchmarks.md, from the JSON lines that the benchmarks print.
+
+`python -m benchmarks.tables latency.json layers.json > docs/benchmarks.md`
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a Markdown table whose first column is words."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def latency(results: Sequence[Row]) -> Iterator[str]:
+    """Write a table for each shape, share and dtype: rows are structures."""
+
+    def place(row: Row) -> tuple[object, ...]:
+        return row["dtype"], row["rows"], row["columns"], row["share"]
+
+    for (dtype, rows, columns, share), group in groupby(sorted(results, key=place), key=place):
+        cells = {(row["structure"], row["tokens"]): row for row in group}
+        tokens = sorted({count for _, count in cells})
+        yield f"### {rows} x {columns}, {dtype}, {share} of the MACs"
+        yield table(
+            [
+                "structure",
+                *(f"time / dense, {count} tok." for count in tokens),
+                *(f"/ low rank, {count} tok." for count in tokens),
+                *(f"deployed / dense, {count} tok." for count in tokens),
+            ],
+            [
+                [
+                    f"{name} ({cells[name, tokens[-1]]['in_words']})",
+                    *(_spread(cells[name, count]["time_over_dense"]) for count in tokens),
+                    *(_short(cells[name, count]["time_over_low_rank"][0]) for count in tokens),
+                    *(_deployed(cells[name, count]) for count in tokens),
+                ]
+                for name in dict.fromkeys(name for name, _ in cells)
+            ],
+        )
+
+
+def layers(results: Sequence[Row]) -> Iterator[str]:
+    """Write a table for each shape: ours first, then the rivals."""
+
+    def place(row: Row) -> tuple[int, int]:
+        return row["rows"], row["columns"]
+
+    for (rows, columns), group in groupby(results, key=place):
+        yield f"### {rows} x {columns}"
+        yield table(
+            [
+                "layer",
+                "numbers",
+                "relative error",
+                "seconds to make",
+                "working memory, MB",
+                "time / dense, 1 tok.",
+                "64 tok.",
+                "1576 tok.",
+            ],
+            [
+                [
+                    f"*{row['layer']}*" if row["rival"] else row["layer"],
+                    f"{row['parameters']:,}",
+                    f"{row['projection_error']:.4f}",
+                    f"{row['projection_seconds']:.2f}",
+                    f"{row['working_bytes'] / 1e6:.1f}",
+                    *(_spread(row["time_over_dense"][count]) for count in ("1", "64", "1576")),
+                ]
+                for row in group
+            ],
+        )
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.2f}"
+
+
+def _spread(three: Sequence[float]) -> str:
+    median, lower, upper = map(_short, three)
+    return f"{median} ({lower}-{upper})"
+
+
+def _deployed(row: Row) -> str:
+    return f"{_short(row['deployed_over_dense'][0])} {row['deployed_form']}"
+
+
+SECTIONS: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], Iterator[str]]]] = {
+    "latency": (
+        "Latency of every structure",
+        """Times over the dense layer's and over low rank's at the same share of the MACs: medians
+of rounds in which each layer is called once, in parentheses the quartiles. The structured form
+never builds the dense matrix; the deployed form is what a measurement chose beforehand, and may be
+dense.""",
+        latency,
+    ),
+    "layers": (
+        "Layers beside what a user would install instead",
+        """The same matrix, with singular values i^-1/2 and random singular vectors, made into each
+layer at the same share of the dense parameters. Rivals in italics.""",
+        layers,
+    ),
+}
+
+
+def main() -> None:
+    """Print the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", type=Path, nargs="+", help="each a benchmark's JSON line")
+    print("# Benchmarks\n\nNumbers of one machine; anyone can repeat them with the commands.\n")
+    for path in parser.parse_args().files:
+        line = json.loads(path.read_text(encoding="utf-8"))
+        title, words, write = SECTIONS[line["benchmark"]]
+        print(f"## {title}\n\n{words}\n")
+        print(f"`python -m benchmarks.{line['benchmark']}` on {line['processor']},")
+        print(f"{line['cores']} cores, {line['threads']} thread(s), torch {line['torch']}.\n")
+        for part in write(line["results"]):
+            print(f"{part}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""What the benchmarks measure with: ratios, memory, sizes; and their lines, in the short."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import latency, layers, tables
+from benchmarks.memory import working_bytes
+from benchmarks.sizes import SIZES
+from benchmarks.timing import FEWEST, ratio, rounds_of
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    times = {"one": [2.0, 4.0, 90.0, 8.0, 10.0], "other": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    assert ratio(times, "one", "other").median == 2.0
+
+
+def test_every_call_is_timed_in_every_round() -> None:
+    times = rounds_of({"one": lambda: None, "other": lambda: None}, seconds=0.0)
+    assert [len(rounds) for rounds in times.values()] == [FEWEST, FEWEST]
+
+
+def test_working_memory_is_what_is_alive_at_once() -> None:
+    x = torch.zeros(1000)
+
+    def chain() -> torch.Tensor:
+        y = x
+        for _ in range(10):
+            y = y + 1
+        return y
+
+    assert working_bytes(lambda: x + 1) == 4000
+    assert working_bytes(chain) == 8000
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(("rows", "columns"), [(768, 768), (768, 3072), (3072, 768)])
+def test_a_size_uses_up_most_of_its_macs_and_no_more(name: str, rows: int, columns: int) -> None:
+    for share in (0.15, 0.3, 0.5):
+        macs = int(share * rows * columns)
+        structure = SIZES[name](rows, columns, macs)
+        if structure is not None:
+            structure.check_fits(rows=rows, columns=columns)
+            assert 0.5 * macs < structure.mac_count(rows=rows, columns=columns) <= macs
+
+
+def test_a_cell_of_the_latency_benchmark_makes_a_line_and_a_table() -> None:
+    with torch.inference_mode():
+        cells = latency.cell(
+            rows=64, columns=64, share=0.5, tokens=3, dtype=torch.float32, seconds=0.0
+        )
+        results = json.loads(json.dumps(list(cells)))
+    assert {row["structure"] for row in results} >= {"low rank", "block diagonal"}
+    (title, table) = tables.latency(results)
+    assert title == "### 64 x 64, float32, 0.5 of the MACs"
+    assert len(table.splitlines()) == 2 + len(results)
+
+
+def test_the_rivals_are_made_of_the_same_matrix() -> None:
+    weight = layers.with_spectrum(768, 768, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(singular, torch.arange(1, 769) ** -0.5, rtol=1e-3, atol=1e-4)
+    made = layers.plain_low_rank(weight, 176_947)
+    assert made.parameters == 115 * 1536
+    x = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made.call(x), x @ made.dense.T, rtol=1e-3, atol=1e-4)
