@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.structured.base import StructuredLinear, draw_normal
-from models.structured.batched import padded, side_by_side
+from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
 from models.structures import BlockDiagonal
@@ -36,9 +36,29 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
     ) -> Float[Tensor, "*batch rows"]:
         """All blocks in one batched product."""
         count, _, width = self.blocks.shape
-        inputs = padded(x.reshape(-1, self.columns), count * width).unflatten(1, (count, width))
-        y = side_by_side(inputs.transpose(0, 1), self.blocks, bias)
+        inputs = x.reshape(-1, self.columns)
+        if count * width > self.columns and writes_in_place(x):
+            y = self._unpadded(inputs, bias)
+        else:
+            inputs = padded(inputs, count * width).unflatten(1, (count, width))
+            y = side_by_side(inputs.transpose(0, 1), self.blocks, bias)
         return y[:, : self.rows].reshape(*x.shape[:-1], self.rows)
+
+    def _unpadded(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
+        """The same without a copy of the inputs: the block that lacks some is multiplied alone."""
+        count, height, width = self.blocks.shape
+        whole, rest = divmod(self.columns, width)
+        y = inputs.new_empty(len(inputs), count, height)
+        pieces = inputs[:, : whole * width].unflatten(1, (whole, width))
+        matrices = self.blocks.transpose(1, 2)
+        torch.bmm(pieces.transpose(0, 1), matrices[:whole], out=y[:, :whole].transpose(0, 1))
+        if rest:
+            torch.mm(inputs[:, whole * width :], matrices[whole, :rest], out=y[:, whole])
+        y[:, whole + bool(rest) :] = 0  # blocks of padding alone
+        y = y.flatten(1)
+        if bias is not None:
+            y[:, : self.rows] += bias
+        return y
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """The blocks on the diagonal, cropped."""
