@@ -45,7 +45,9 @@ def cell(
     dense = built(Dense())
     calls: dict[str, Call] = {"dense": lambda: dense(x)}
     calls |= {name: _call(layer, x) for name, layer in layers.items()}
-    deployed = {name: deploy(layer, tokens=tokens, generator=generator) for name, layer in layers.items()}
+    deployed = {
+        name: deploy(layer, tokens=tokens, generator=generator) for name, layer in layers.items()
+    }
     calls |= {f"{name}, deployed": _call(one.layer, x) for name, one in deployed.items()}
     times = rounds_of(calls, seconds=seconds)
     for name, layer in layers.items():

@@ -34,7 +34,10 @@ from models.structures import (
     LowRank,
     Rectangle,
     Structure,
+    Sttp,
+    Sum,
     Svdp,
+    TensorTrain,
     ToeplitzLike,
 )
 
@@ -130,6 +133,40 @@ def grouped(rank: int) -> Size:
     return within
 
 
+def with_low_rank(other: Size) -> Size:
+    """Half of the MACs for a low-rank part, the rest for another."""
+
+    def within(rows: int, columns: int, macs: int) -> Structure | None:
+        found = other(rows, columns, macs // 2)
+        if found is None:
+            return None
+        assert not isinstance(found, Sum)
+        left = macs - found.mac_count(rows=rows, columns=columns)
+        rank = left // (rows + columns)
+        return Sum(parts=(LowRank(rank=rank), found)) if rank else None
+
+    return within
+
+
+def trains(rows: int, columns: int) -> list[Structure]:
+    """Tensor trains of two cores, the largest rank first."""
+    modes = {side: (side // 24, 24) if side % 24 == 0 else (side, 1) for side in (rows, columns)}
+    top = min(modes[rows][0] * modes[columns][0], modes[rows][1] * modes[columns][1])
+    return [
+        TensorTrain(row_modes=modes[rows], column_modes=modes[columns], ranks=(rank,))
+        for rank in range(top, 0, -1)
+    ]
+
+
+def spectral_trains(rows: int, columns: int) -> list[Structure]:
+    """Spectral tensor trains of two cores a side and an inner rank of 16."""
+    modes = {side: (side // 24, 24) if side % 24 == 0 else (1, side) for side in (rows, columns)}
+    return [
+        Sttp(rank=rank, inner_rank=16, row_modes=modes[rows], column_modes=modes[columns])
+        for rank in range(min(rows, columns), 0, -1)
+    ]
+
+
 def gadgets(rows: int, columns: int) -> list[Structure]:
     """Butterfly gadgets with cores of the matrix's own proportions, the largest first."""
     sides = range(max(rows, columns), 0, -1)
@@ -163,10 +200,14 @@ SIZES: Mapping[str, Size] = {
     "BLAST, 16 x 16": largest(lambda rank: Blast(blocks=16, rank=rank)),
     "GBLR, rank 64": grouped(64),
     "GBLR, rank 32": grouped(32),
+    "low rank + block diagonal": with_low_rank(fewest(lambda n: BlockDiagonal(blocks=n))),
+    "low rank + tiles of 64": with_low_rank(random_tiles(64)),
     "Kronecker sum": largest(lambda n: Kronecker(terms=n, block_rows=32, block_columns=32)),
     "einsum, BTT point": first_within(
         lambda _rows, _columns: [Einsum.at("BTT", rho=n / 40) for n in range(20, -1, -1)]
     ),
+    "tensor train": first_within(trains),
+    "STTP": first_within(spectral_trains),
     "SVDP": largest(lambda rank: Svdp(rank=rank)),
     "butterfly": largest(lambda blocks: Butterfly(blocks=blocks)),
     "butterfly gadget": first_within(gadgets),

@@ -12,15 +12,18 @@ from torch import Tensor, nn
 
 from models.spec import NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
+from models.structured.spectral import SpectralLinear
 from models.structures import Dense
 
-# `structured` is the layer as it is; the others are the two forms of GBLR, and W itself.
-Form = Literal["dense", "structured", "packed", "sliced"]
+# `structured` is the layer as it is; the others are W itself, the two forms of GBLR, and the two
+# factors that a spectral layer makes of its reflections.
+Form = Literal["dense", "structured", "packed", "sliced", "factors"]
 # Seconds that one pass of a layer takes.
 Timer = Callable[[nn.Module, Tensor], float]
 
 PAIRS = 12  # timed rounds, each of which runs every form and the dense matrix once
 WARM_UP = 2
+SHORTEST = 3e-4  # seconds: a quicker pass is repeated for so long, or the clock decides
 # A form that took longer than this in its first rounds, in every one, is not timed any more.
 HOPELESS = 1.5
 FIRST = 2
@@ -68,12 +71,14 @@ class DeployedNetwork:
 
 
 def seconds_taken(layer: nn.Module, inputs: Tensor) -> float:
-    """Run a module once and wait for its device."""
+    """Run a module, again and again if it is quick, and wait for its device."""
     _finish(inputs.device)
-    start = time.perf_counter()
-    layer(inputs)
-    _finish(inputs.device)
-    return time.perf_counter() - start
+    start, passes = time.perf_counter(), 0
+    while (taken := time.perf_counter() - start) < SHORTEST:
+        layer(inputs)
+        _finish(inputs.device)
+        passes += 1
+    return taken / passes
 
 
 def deploy(
@@ -141,6 +146,8 @@ def _forms(layer: StructuredLinear) -> tuple[Form, ...]:
             # As many terms as the matrix has rows or columns: more MACs than dense.
             narrow = 0 < layer.packed_rank < min(layer.rows, layer.columns)
             return ("packed", "sliced") if narrow else ("sliced",)
+        case SpectralLinear():
+            return ("structured", "factors")
         case _:
             return ("structured",)
 
@@ -156,18 +163,24 @@ def _in_form(layer: StructuredLinear, form: Form) -> StructuredLinear:
             assert isinstance(layer, GblrLinear), "only GBLR has packed factors"
             packed = copy.deepcopy(layer)
             packed.set_form("packed")
-            factors = packed.packed_factors()
-            found = LowRankLinear.from_factors(*factors, bias=layer.bias)
-            return found.to(layer.factors.device).train(layer.training)
+            return _low_rank(layer, *packed.packed_factors())
         case "sliced":
             assert isinstance(layer, GblrLinear), "only GBLR has slices"
             sliced = copy.deepcopy(layer)
             sliced.set_form("sliced")
             return sliced
+        case "factors":
+            assert isinstance(layer, SpectralLinear), "only spectral layers have thin factors"
+            return _low_rank(layer, *layer.thin_factors())
         case "structured":
             return copy.deepcopy(layer)
         case _:
             assert_never(form)
+
+
+def _low_rank(layer: StructuredLinear, row_factor: Tensor, column_factor: Tensor) -> LowRankLinear:
+    found = LowRankLinear.from_factors(row_factor, column_factor, bias=layer.bias)
+    return found.to(next(layer.parameters())).train(layer.training)
 
 
 @torch.inference_mode()

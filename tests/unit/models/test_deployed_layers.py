@@ -11,7 +11,7 @@ from models.networks.build import build_network
 from models.spec import ImageTask, Mlp, NetworkSpec, dense_network
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
 from models.structured.build import build_layer
-from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure
+from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure, Svdp
 
 RECTANGLES = Gblr(
     rectangles=tuple(
@@ -19,6 +19,8 @@ RECTANGLES = Gblr(
         for start in (0, 10)
     )
 )
+
+THIN = Svdp(rank=5)
 
 
 def form_of(layer: nn.Module) -> Form:
@@ -28,7 +30,7 @@ def form_of(layer: nn.Module) -> Form:
         case GblrLinear():
             return layer.form
         case LowRankLinear():
-            return "packed"
+            return "factors" if layer.spec.rank == THIN.rank else "packed"
         case _:
             return "structured"
 
@@ -95,6 +97,15 @@ def test_slow_first_passes_are_not_counted() -> None:
     slow = clock({"structured": lambda number: 100.0 if number <= 2 else 0.5, "dense": 1.0})
     found = deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=slow)
     assert found.timing.quartiles == (0.5, 0.5)
+
+
+def test_a_spectral_layer_may_run_as_the_factors_that_it_makes() -> None:
+    layer = layer_of(THIN)
+    timer = clock({"structured": 0.6, "factors": 0.4, "dense": 1.0})
+    found = deploy(layer, tokens=4, generator=generator(), timer=timer)
+    assert found.form == "factors"
+    x = torch.randn(3, 30)
+    torch.testing.assert_close(found.layer(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_dense_layer_is_not_measured() -> None:
