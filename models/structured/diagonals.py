@@ -3,7 +3,7 @@
 All positions form one list, sorted by rows, so that a row is one bag of weighted inputs: torch's
 embedding bag sums it up without a copy for each position. Timed on one core at 768 x 768 with 512
 inputs and 32 diagonals: .4 ms, where a sum of shifted slices took .9, gathered products summed by
-index 5, a sparse CSR product 3 (it cannot be exported either), and the dense product 12.
+index 5.2, a sparse CSR product 3.2, and the dense product 11.8.
 """
 
 from typing import final

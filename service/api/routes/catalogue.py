@@ -38,7 +38,7 @@ def models() -> list[Choice]:
 
 @router.get("/structures")
 def structures() -> list[Choice]:
-    """List the structures that a layer can be found to have."""
+    """List the structures that a layer can have, whether searches find them or not."""
     return _choices(Structure)
 
 
