@@ -38,8 +38,9 @@ test: $(STAMP)  ## Run every test, with coverage
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-proof: $(STAMP)  ## Run the demonstration's whole search on PostgreSQL and Valkey (minutes)
-	FULL_DEMO=1 $(BIN)/python -m pytest tests/integration/test_worker.py -k postgresql
+proof: $(STAMP)  ## Whole, what the tests run shortened: the demo's search, compiled layers (minutes)
+	FULL_PROOF=1 $(BIN)/python -m pytest tests/integration/test_worker.py -k postgresql
+	FULL_PROOF=1 $(BIN)/python -m pytest tests/unit/models/test_compilation.py -k generated
 
 golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
 	$(BIN)/python -m tests.golden.test_losses

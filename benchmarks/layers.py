@@ -2,7 +2,8 @@
 
 `python -m benchmarks.layers [--quick]` prints one JSON line. The rivals are tensorly-torch's
 factorised layers, PyTorch's block-sparse matrices and a plain truncated SVD; all get the same share
-of the dense parameters of the same matrix.
+of the dense parameters of the same matrix. The line also has the seconds that all error curves of
+one matrix take.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from torch.nn import functional
 
 from benchmarks.machine import machine
 from benchmarks.memory import working_bytes
-from benchmarks.sizes import SIZES, chosen
+from benchmarks.sizes import CURVES, SIZES, chosen
 from benchmarks.timing import Call, ratio, rounds_of
 from models.structured.build import project
 from models.structures import Structure
 
-SHAPES = ((768, 768), (3072, 768))
+SHAPES = ((768, 768), (768, 3072))
 TOKENS = (1, 64, 1576)
 SHARE = 0.3
 TILE = 32
@@ -175,6 +176,24 @@ def compared(
             }
 
 
+def curve_seconds(rows: int, columns: int) -> dict[str, dict[str, float]]:
+    """Seconds for the curve of all sizes of each structure that has one, without and with C."""
+    generator = torch.Generator().manual_seed(0)
+    weight = with_spectrum(rows, columns, generator=generator)
+    inputs = torch.randn(2 * columns, columns, generator=generator)
+    inputs *= torch.linspace(0.1, 2, columns)
+    moment = inputs.T @ inputs / len(inputs)
+    found: dict[str, dict[str, float]] = {}
+    for title, given in (("plain", None), ("data-aware", moment)):
+        seconds = found[title] = {}
+        for name, curve in CURVES.items():
+            started = time.perf_counter()
+            curve(weight, given)
+            seconds[name] = round(time.perf_counter() - started, 3)
+        seconds["all"] = round(sum(seconds.values()), 3)
+    return found
+
+
 def _call(product: Callable[[Tensor], Tensor], x: Tensor) -> Call:
     return lambda: product(x)
 
@@ -193,7 +212,9 @@ def main() -> None:
         for rows, columns in shapes
         for row in compared(rows, columns, quick=options.quick, seconds=seconds)
     ]
-    print(json.dumps({"benchmark": "layers", "share": SHARE, **machine(), "results": found}))
+    curves = {f"{rows} x {columns}": curve_seconds(rows, columns) for rows, columns in shapes}
+    line = {"benchmark": "layers", "share": SHARE, **machine(), "error_curve_seconds": curves}
+    print(json.dumps(line | {"results": found}))
 
 
 if __name__ == "__main__":

@@ -81,6 +81,18 @@ def layers(results: Sequence[Row]) -> Iterator[str]:
         )
 
 
+def _curves(seconds: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:
+    for shape, kinds in seconds.items():
+        yield f"### Error curves of {shape}: seconds for all sizes at once"
+        yield table(
+            ["structure", *kinds],
+            [
+                [name, *(f"{kind[name]:.2f}" for kind in kinds.values())]
+                for name in next(iter(kinds.values()))
+            ],
+        )
+
+
 def _short(value: float) -> str:
     return f"{value:.2f}".lstrip("0") if value < 1 else f"{value:.2f}"
 
@@ -123,7 +135,7 @@ def main() -> None:
         print(f"## {title}\n\n{words}\n")
         print(f"`python -m benchmarks.{line['benchmark']}` on {line['processor']},")
         print(f"{line['cores']} cores, {line['threads']} thread(s), torch {line['torch']}.\n")
-        for part in write(line["results"]):
+        for part in (*write(line["results"]), *_curves(line.get("error_curve_seconds", {}))):
             print(f"{part}\n")
 
 

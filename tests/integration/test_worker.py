@@ -128,7 +128,7 @@ def test_the_demo_runs_on_postgresql_and_valkey(
     tmp_path: Path, postgres_url: str, valkey_url: str
 ) -> None:
     spec = json.loads(Path("examples/mnist_vit.json").read_text())
-    if not os.environ.get("FULL_DEMO"):  # `make proof` runs it whole; this is a minute's work
+    if not os.environ.get("FULL_PROOF"):  # `make proof` runs it whole; this is a minute's work
         spec["compute"] |= {"trials": 1, "epochs": 2, "reference_epochs": 1}
         spec["space"] = SPEC["space"]
     servers = {"MATNAS_DATABASE_URL": postgres_url, "MATNAS_BROKER_URL": valkey_url}
