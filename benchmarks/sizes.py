@@ -125,7 +125,7 @@ def grouped(rank: int) -> Size:
                 column_count=int((0.3 + 0.5 * draws[3]) * columns),
                 rank=rank,
             )
-            if rectangle.size > left:
+            if rectangle.size > left or rank > min(rectangle.row_count, rectangle.column_count):
                 return Gblr(rectangles=tuple(found)) if found else None
             found.append(rectangle)
             left -= rectangle.size

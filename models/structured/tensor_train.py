@@ -3,6 +3,7 @@
 from math import prod
 from typing import final
 
+import tensorly
 import torch
 from jaxtyping import Float
 from tensorly.decomposition import tensor_train_matrix
@@ -77,7 +78,9 @@ class TensorTrainLinear(StructuredLinear[TensorTrain]):
         padded = functional.pad(weight.double(), (0, wide, 0, tall)).reshape(
             *row_modes, *column_modes
         )
-        found = tensor_train_matrix(padded.cpu().numpy(), rank=(1, *self.spec.ranks, 1))
+        # Somebody else in this process may have chosen another backend.
+        with tensorly.backend_context("numpy", local_threadsafe=True):
+            found = tensor_train_matrix(padded.cpu().numpy(), rank=(1, *self.spec.ranks, 1))
         for core, numbers in zip(self.cores, found, strict=True):
             core.copy_(torch.from_numpy(numbers))
         self._balance()

@@ -3,6 +3,7 @@
 from math import prod
 
 import pytest
+import tensorly
 import torch
 
 from models.structured.build import build_layer, project
@@ -51,3 +52,12 @@ def test_a_sweep_begins_where_it_takes_least(
 def test_lengths_that_disagree_are_refused() -> None:
     with pytest.raises(ValueError, match="2 row_modes need as many column_modes and one rank less"):
         TensorTrain(row_modes=(2, 2), column_modes=(2, 2), ranks=(1, 1))
+
+
+def test_a_train_is_fitted_whatever_backend_tensorly_was_given() -> None:
+    weight = torch.randn(12, 20, generator=torch.Generator().manual_seed(0))
+    structure = TensorTrain(row_modes=(3, 4), column_modes=(4, 5), ranks=(3,))
+    expected = project(weight, structure).to_dense()
+    with tensorly.backend_context("pytorch"):
+        torch.testing.assert_close(project(weight, structure).to_dense(), expected)
+        assert tensorly.get_backend() == "pytorch"
