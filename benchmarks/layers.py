@@ -1,9 +1,9 @@
 """Our layers beside what a user would install instead: speed, memory, projection error and time.
 
 `python -m benchmarks.layers [--quick]` prints one JSON line. The rivals are tensorly-torch's
-factorised layers, PyTorch's block-sparse matrices and a plain truncated SVD; all get the same share
-of the dense parameters of the same matrix. The line also has the seconds that all error curves of
-one matrix take.
+factorised layers, PyTorch's block-sparse matrices and a plain truncated SVD. All get the same share
+of the same matrix: rivals of its parameters, ours of its MACs, so as many numbers or fewer. The
+line also has the seconds that all error curves of one matrix take.
 """
 
 import argparse

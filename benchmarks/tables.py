@@ -118,7 +118,8 @@ dense.""",
     "layers": (
         "Layers beside what a user would install instead",
         """The same matrix, with singular values i^-1/2 and random singular vectors, made into each
-layer at the same share of the dense parameters. Rivals in italics.""",
+layer at the same share: ours of the dense MACs, with as many numbers or fewer, rivals of the dense
+parameters. Rivals in italics.""",
         layers,
     ),
 }

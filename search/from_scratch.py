@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.spec import NetworkSpec
 from models.structured import DenseLinear, StructuredLinear
+from models.structured.base import outermost_layers
 from search.self_guided import SelfGuided
 from search.weight_normalisation import trainable_tensor
 
@@ -72,10 +73,10 @@ def _factors(network: nn.Module, base: NetworkSpec | None) -> dict[Tensor, float
             names[module.layer] = path
             base_columns = _base_columns(module.layer, path, columns)
             factors[module.guide] = base_columns / module.layer.columns
-        elif isinstance(module, StructuredLinear):
-            base_columns = _base_columns(module, names.get(module, path), columns)
-            for name, factor in rate_factors(module, base_columns=base_columns).items():
-                factors[trainable_tensor(module, name)] = factor
+    for path, layer in outermost_layers(network):
+        base_columns = _base_columns(layer, names.get(layer, path), columns)
+        for name, factor in rate_factors(layer, base_columns=base_columns).items():
+            factors[trainable_tensor(layer, name)] = factor
     return factors
 
 

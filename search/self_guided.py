@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured import DenseLinear, StructuredLinear
+from models.structured.base import outermost_layers
 
 
 @final
@@ -52,8 +53,8 @@ class Guidance:
         self.steps = steps
         self.guided = {
             name: SelfGuided(layer)
-            for name, layer in network.named_modules()
-            if isinstance(layer, StructuredLinear) and not isinstance(layer, DenseLinear)
+            for name, layer in outermost_layers(network)
+            if not isinstance(layer, DenseLinear)
         }
         for name, guided in self.guided.items():
             network.set_submodule(name, guided)

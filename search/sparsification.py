@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-CEILING = (
-    0.95  # of the greatest magnitude: the threshold never rises above, so that one stays alive
-)
+# Of the greatest magnitude: the threshold never rises above, so that one stays alive.
+CEILING = 0.95
 START = 0.05  # of the mean magnitude: where a threshold begins, below all but the smallest
 
 

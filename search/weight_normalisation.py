@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from models.structured import StructuredLinear
+from models.structured.base import outermost_layers
 
 
 @final
@@ -70,9 +71,8 @@ def trainable_tensor(layer: StructuredLinear, path: str) -> nn.Parameter:
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for module in network.modules():
-        if isinstance(module, StructuredLinear):
-            yield from (_owner(module, path) for path in module.fan_ins())
+    for _, layer in outermost_layers(network):
+        yield from (_owner(layer, path) for path in layer.fan_ins())
 
 
 def _owner(layer: StructuredLinear, path: str) -> tuple[nn.Module, str]:

@@ -1,6 +1,7 @@
 """What every structured layer offers: y = W x + b without ever building W, and W for the tests."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, Generic, Self, final
 
 import torch
@@ -53,13 +54,15 @@ class StructuredLinear(nn.Module, ABC, Generic[S]):
         rows, columns = weight.shape
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
-        ).to(weight.device)
+        )
+        moment = None if second_moment is None else second_moment.detach().cpu()
         with torch.no_grad():
+            # On the CPU, wherever the weight is: generators draw there, LAPACK's float64 is there.
             layer.fit_matrix(
-                weight.detach(), second_moment, generator or torch.Generator().manual_seed(0)
+                weight.detach().cpu(), moment, generator or torch.Generator().manual_seed(0)
             )
         layer.set_bias(bias)
-        return layer
+        return layer.to(weight.device)
 
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         """W x + b."""
@@ -126,10 +129,21 @@ class StructuredLinear(nn.Module, ABC, Generic[S]):
         return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
 
 
+def outermost_layers(network: nn.Module) -> Iterator[tuple[str, StructuredLinear]]:
+    """Yield a network's structured layers by name, but for those that another is made of."""
+    inside: str | None = None
+    for name, module in network.named_modules():
+        if inside is not None and name.startswith(inside):
+            continue
+        if isinstance(module, StructuredLinear):
+            yield name, module
+            inside = f"{name}." if name else ""
+
+
 def draw_normal(tensor: Tensor, *, fan_in: int | Tensor, generator: torch.Generator) -> None:
     """Fill with normal numbers of variance 1 / fan_in, which broadcasts over the tensor."""
     noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
-    tensor.copy_(noise / torch.as_tensor(fan_in, dtype=tensor.dtype).sqrt())
+    tensor.copy_(noise / torch.as_tensor(fan_in, dtype=tensor.dtype, device="cpu").sqrt())
 
 
 def add_bias(

@@ -6,13 +6,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def writes_in_place(x: Tensor) -> bool:
+def writes_in_place(x: Tensor, *, exported: bool = False) -> bool:
     """Whether results may be written into prepared memory, which saves a copy.
 
-    Not where torch records gradients, traces a graph or chooses the dtype.
+    Not where torch records gradients, chooses the dtype, transforms the function (`vmap`) or traces
+    a graph; but for the exporter, to which some products do not matter, as `exported` says.
     """
-    traced = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    return not (traced or torch.is_autocast_enabled(x.device.type))
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return False
+    if torch.compiler.is_compiling():
+        return exported and torch.compiler.is_exporting()
+    return not torch._C._are_functorch_transforms_active()  # noqa: SLF001 - none is public
 
 
 def padded(x: Float[Tensor, "*batch columns"], columns: int) -> Float[Tensor, "*batch padded"]:

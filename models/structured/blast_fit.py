@@ -29,10 +29,8 @@ WORK = 4e10
 FEWEST, MOST = 20, 300
 TRIAL = 30  # sweeps after which the best of several starts is chosen
 RANDOM_STARTS = 2  # besides the low-rank one, where sweeps are cheap
-PATIENCE, PROGRESS = (
-    10,
-    2e-3,
-)  # an error that falls by a smaller share in so many sweeps has settled
+# An error that falls by a smaller share in so many sweeps has settled.
+PATIENCE, PROGRESS = 10, 2e-3
 
 
 @dataclass(frozen=True, slots=True)

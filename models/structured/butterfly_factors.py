@@ -77,9 +77,8 @@ def merged(
             mix = mix.transpose(-1, -2)
         # (parts, copies, top and upper middle, lower middle, low, output, input)
         mix = mix.reshape(parts, copies, pairs // (half * low), half, low, 2, 2)
-        mix = mix.permute(0, 1, 2, 4, 5, 3, 6)[
-            ..., None
-        ]  # over (low, output, lower, input, column)
+        # Then in the order of low, output, lower, input and column.
+        mix = mix.permute(0, 1, 2, 4, 5, 3, 6)[..., None]
         if step > 0:
             inner = blocks.reshape(parts, copies, -1, 2, low, half, half)
             mix = times(mix, inner.permute(0, 1, 2, 4, 5, 3, 6)[:, :, :, :, None])

@@ -43,7 +43,9 @@ class CirculantLinear(StructuredLinear[Circulant]):
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """Every number where it stands."""
-        return self.first_column[self._offsets()]
+        # Unlike indexing, its gradient sums up in the same order whatever the threads.
+        numbers = self.first_column.index_select(0, self._offsets().flatten())
+        return numbers.view(self.rows, self.columns)
 
     def fit_matrix(
         self,
@@ -64,7 +66,7 @@ class CirculantLinear(StructuredLinear[Circulant]):
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw the numbers; their energy is set, for it is all the variance there is."""
         drawn = torch.randn(self.size, generator=generator, dtype=torch.float64)
-        energy = drawn[self._offsets()].square().sum() / self.rows
+        energy = drawn[self._offsets().cpu()].square().sum() / self.rows
         self.first_column.copy_(drawn / energy.sqrt())
 
     def fan_ins(self) -> dict[str, float]:

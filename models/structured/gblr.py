@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.batched import writes_in_place
 from models.structured.gblr_fit import Factors, fit_rectangles
 from models.structured.rectangles import (
     packed_rank,
@@ -112,7 +113,7 @@ class GblrLinear(StructuredLinear[Gblr]):
                 row_matrix, column_matrix = self.packed_factors()
                 return functional.linear(functional.linear(x, column_matrix), row_matrix, bias)
             case "sliced":
-                if _may_add_in_place(x):
+                if writes_in_place(x, exported=True):
                     return self._accumulated(x, bias)
                 return add_bias(self._sliced(x), bias)
             case _:
@@ -238,13 +239,6 @@ def faster_form(structure: Gblr, *, rows: int, columns: int) -> Form:
         for one in structure.rectangles
     )
     return "packed" if packed <= sliced else "sliced"
-
-
-def _may_add_in_place(x: Tensor) -> bool:
-    """Whether nothing follows the product that must see it as a function: the exporter may."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-        return False
-    return torch.compiler.is_exporting() or not torch.compiler.is_compiling()
 
 
 def _piece(part: Tensor, rectangle: Rectangle) -> Piece:

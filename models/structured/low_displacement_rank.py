@@ -6,6 +6,7 @@ u     runs over the longer side n. W - A W B = G H^T - A^n G H^T B^n, which is a
       for subdiagonal operators of a square matrix: then A^n and B^n are multiples of the identity.
 """
 
+import math
 from typing import final
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear
 from models.structured.descent import affordable_steps, best_of_restarts, descend
-from models.structured.output_error import regularised
+from models.structured.output_error import best_scale, regularised
 from models.structures import LowDisplacementRank
 from models.structures.low_displacement_rank import BANDS
 
@@ -132,12 +133,9 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
 
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
         """The best multiple of what is there: never worse than zero, nor than it was."""
-        found = self.to_dense().double()
-        seen = found if moment is None else found @ moment
-        energy = (seen * found).sum()
-        best = (seen * target).sum() / energy if energy > 0 else energy
-        self.row_generator.mul_(best.sign() * best.abs().sqrt())
-        self.column_generator.mul_(best.abs().sqrt())
+        best = best_scale(self.to_dense(), target, moment)
+        self.row_generator.mul_(math.copysign(math.sqrt(abs(best)), best))
+        self.column_generator.mul_(math.sqrt(abs(best)))
 
 
 def applied(

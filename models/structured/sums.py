@@ -1,5 +1,6 @@
 """A sum of structures: W = W_1 + ... + W_k, each part a layer without a bias."""
 
+import copy
 import math
 from typing import final
 
@@ -13,6 +14,9 @@ from models.structured.low_rank import LowRankLinear
 from models.structured.plain import plain_class
 from models.structured.sums_fit import fit_sum
 from models.structures import Sum
+
+# By how much numbers grow to see how the matrix does: little, as there are degrees of thousands.
+GROWTH = 1.01
 
 
 @final
@@ -93,21 +97,26 @@ def plus_low_rank(
 def scale_matrix(part: StructuredLinear, factor: float) -> None:
     """Multiply a layer's matrix by a number: equally in all its tensors, or else in one of them.
 
-    Most matrices are homogeneous in their tensors together, of a degree that doubling them tells;
+    Most matrices are homogeneous in their tensors together, of a degree that a little growth tells;
     of the rest, such as a spectrum between orthonormal frames, one tensor alone is a factor. What
     has no size of its own, such as a rotation, stays as it is.
     """
-    tensors = [tensor for tensor in part.parameters() if tensor.numel()]
-    before = part.to_dense().clone()
-    for chosen in (tensors, *([tensor] for tensor in tensors)):
-        kept = [tensor.clone() for tensor in chosen]
-        for tensor in chosen:
-            tensor.mul_(2)
-        ratio = float((part.to_dense() * before).sum() / before.square().sum().clamp(min=1e-30))
-        degree = max(1, round(math.log2(max(ratio, 1))))
-        for tensor, old in zip(chosen, kept, strict=True):
-            tensor.copy_(old * factor ** (1 / degree))
-        if torch.allclose(part.to_dense(), factor * before, rtol=1e-3, atol=1e-6):
+    trial = copy.deepcopy(part).double()
+    tensors, before = list(trial.parameters()), trial.to_dense().clone()
+    energy = before.square().sum().clamp(min=torch.finfo(before.dtype).tiny)
+    kept = [tensor.clone() for tensor in tensors]
+    indices = range(len(tensors))
+    for chosen in (indices, *([index] for index in indices)):
+        for index in chosen:
+            tensors[index].mul_(GROWTH)
+        ratio = float((trial.to_dense() * before).sum() / energy)
+        degree = max(1, round(math.log(max(ratio, 1)) / math.log(GROWTH)))
+        size = factor ** (1 / degree)
+        for index in chosen:
+            tensors[index].copy_(kept[index] * size)
+        if torch.allclose(trial.to_dense(), factor * before, rtol=1e-6, atol=1e-9):
+            for own, found in zip(part.parameters(), tensors, strict=True):
+                own.copy_(found)
             return
-        for tensor, old in zip(chosen, kept, strict=True):
-            tensor.copy_(old)
+        for index in chosen:
+            tensors[index].copy_(kept[index])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.batched import padded
 from models.structured.descent import descend
 from models.structured.output_error import best_scale
 from models.structures import TensorTrain
@@ -41,7 +42,7 @@ class TensorTrainLinear(StructuredLinear[TensorTrain]):
     ) -> Float[Tensor, "*batch rows"]:
         """One product for each core, from the end where that takes less."""
         waiting, done = prod(self.spec.column_modes), 1
-        state = functional.pad(x, (0, waiting - self.columns)).reshape(-1, waiting)
+        state = padded(x, waiting).reshape(-1, waiting)
         order = list(zip(self.spec.cores, self.cores, strict=True))
         for (before, row, column, after), core in order if self.forwards else order[::-1]:
             waiting //= column
@@ -75,12 +76,11 @@ class TensorTrainLinear(StructuredLinear[TensorTrain]):
         """TT-SVD (Oseledets 2011), exact for members; with padding or C, descent from there."""
         row_modes, column_modes = self.spec.row_modes, self.spec.column_modes
         tall, wide = prod(row_modes) - self.rows, prod(column_modes) - self.columns
-        padded = functional.pad(weight.double(), (0, wide, 0, tall)).reshape(
-            *row_modes, *column_modes
-        )
+        whole = functional.pad(weight.double(), (0, wide, 0, tall))
+        whole = whole.reshape(*row_modes, *column_modes)
         # Somebody else in this process may have chosen another backend.
         with tensorly.backend_context("numpy", local_threadsafe=True):
-            found = tensor_train_matrix(padded.cpu().numpy(), rank=(1, *self.spec.ranks, 1))
+            found = tensor_train_matrix(whole.cpu().numpy(), rank=(1, *self.spec.ranks, 1))
         for core, numbers in zip(self.cores, found, strict=True):
             core.copy_(torch.from_numpy(numbers))
         self._balance()

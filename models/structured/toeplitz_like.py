@@ -6,6 +6,7 @@ W[i, j] - W[i + 1, j + 1] = G[i] . H[j] follows, wraps included: with the cyclic
     rows and columns, A W - W B = (A G) H^T.
 """
 
+import math
 from typing import final
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional
 from models.structured.base import StructuredLinear, add_bias
 from models.structured.descent import affordable_steps, descend
 from models.structured.fourier import as_called, folded, signal, spectrum
-from models.structured.output_error import output_error, regularised
+from models.structured.output_error import best_scale, output_error, regularised
 from models.structures import ToeplitzLike
 
 STEPS = 400  # of a fit, from the truncated displacement
@@ -111,12 +112,9 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
 
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
         """The best multiple of what is there: never worse than zero, nor than it was."""
-        found = self.to_dense().double()
-        seen = found if moment is None else found @ moment
-        energy = (seen * found).sum()
-        best = (seen * target).sum() / energy if energy > 0 else energy
-        self.row_generator.mul_(best.sign() * best.abs().sqrt())
-        self.column_generator.mul_(best.abs().sqrt())
+        best = best_scale(self.to_dense(), target, moment)
+        self.row_generator.mul_(math.copysign(math.sqrt(abs(best)), best))
+        self.column_generator.mul_(math.sqrt(abs(best)))
 
 
 def displaced(

@@ -9,10 +9,10 @@ A and B takes less, is called `first`; the other `second`:
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from typing_extensions import TypeVar
 
 from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.batched import padded
 from models.structured.output_error import best_scale, regularised
 from models.structured.two_cores_fit import CoreIndices, decompose, refine
 from models.structures.two_cores import TwoCores
@@ -44,7 +44,7 @@ class TwoCoresLinear(StructuredLinear[T]):
         """One batched product over g for the first core, and one over p for the second."""
         gamma, phi, rho, out, into = self.first.shape
         _, _, other, _, last = self.second.shape
-        flat = functional.pad(x, (0, gamma * into * other - self.columns))
+        flat = padded(x, gamma * into * other)
         if self.indices.left_first:
             indexed = flat.reshape(-1, gamma, into, other).permute(1, 0, 3, 2)
         else:

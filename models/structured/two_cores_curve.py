@@ -37,6 +37,8 @@ def error_curve(
         energies = torch.linalg.eigvalsh(gram).clamp(min=0).sum(dim=(0, 1))
         errors = remaining(energies.flip(0))[start - 1 :]
     else:
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        weight, second_moment = weight.detach().to(exact), second_moment.to(exact)
         dense = [one for one in members[1:] if one.mac_count(**sides) > rows * columns]
         del members[len(members) - len(dense) :]
         members = [members[2**power - 1] for power in range(len(members).bit_length())]

@@ -85,9 +85,10 @@ class Diagonals(StructureSpec):
     def patches(self, *, rows: int, columns: int) -> Iterator[Patch]:
         """Yield neighbouring diagonals together as a staircase, then the free entries."""
         for low, high in runs(self.offsets):
-            step = -(-min(rows, columns) // STEPS)
+            first, end = max(0, -high), min(rows, columns - low)
+            step = -(-(end - first) // STEPS)
             title = f"diagonals {low} to {high}" if low < high else f"diagonal {low}"
-            for top in range(max(0, -high), min(rows, columns - low), step):
+            for top in range(first, end, step):
                 tall = min(step, rows - top)
                 left, right = max(0, top + low), min(columns, top + tall + high)
                 if left < right:

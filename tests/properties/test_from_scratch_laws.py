@@ -9,7 +9,7 @@ from models.structures import Dense, Structure
 from search.from_scratch import rate_factors
 from search.weight_normalisation import bake_weights, normalise_weights, trainable_tensor
 from tests.properties.families import FAMILIES
-from tests.properties.family import Family, skip_exempt
+from tests.properties.family import Family
 
 RATE = 1e-3
 
@@ -35,11 +35,14 @@ def moved(structure: Structure, width: int) -> float:
 def test_one_step_moves_a_structures_features_as_far_as_a_dense_layers(
     family: Family, width: int
 ) -> None:
-    """Within a factor of two of what a dense layer of 64 columns does: so at all widths alike."""
-    skip_exempt(family, "one step moves features as a dense layer's")
+    """Within a factor of two of what a dense layer of 64 columns does: so at all widths alike.
+
+    Those exempt may move less, but never more.
+    """
     dense = moved(Dense(), 64)
+    least = 0 if "one step moves features as a dense layer's" in family.exempt else dense / 2
     for structure in family.at_width(width):
-        assert dense / 2 < moved(structure, width) < 2 * dense, structure
+        assert least < moved(structure, width) < 2 * dense, structure
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)

@@ -92,6 +92,12 @@ def test_forward_is_the_product_with_the_dense_matrix(family: Family) -> None:
         close(layer(x), product + layer.bias)
         close(layer(x[0, 0]), (product + layer.bias)[0, 0])
         assert layer(x[:0]).shape == (0, 3, case.rows)
+        with torch.no_grad():  # where some write their products in place
+            close(layer(x), product + layer.bias)
+            wide = torch.cat([x, x], -1)
+            close(layer(wide[..., : case.columns]), product + layer.bias)
+            close(layer(x.transpose(0, 1)), (product + layer.bias).transpose(0, 1))
+            assert layer(x[:0]).shape == (0, 3, case.rows)
 
     for_all(family, check)
 

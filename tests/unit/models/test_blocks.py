@@ -79,6 +79,7 @@ def test_without_gradients_the_product_is_the_same(structure: Structure, inputs:
         torch.testing.assert_close(layer(x), expected)
         torch.testing.assert_close(layer.product(x), expected - layer.bias)
         torch.testing.assert_close(layer(x.view(1, inputs, COLUMNS))[0], expected)
+        torch.testing.assert_close(torch.vmap(layer)(x[:2]), expected[:2])
         # A slice of a wider tensor, as attention hands over.
         torch.testing.assert_close(layer(torch.cat([x, x], 1)[:, :COLUMNS]), expected)
         if inputs == MANY_INPUTS + 1:

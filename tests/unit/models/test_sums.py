@@ -6,7 +6,19 @@ from torch import Tensor
 
 from models.structured.build import build_layer, project
 from models.structured.output_error import output_error
-from models.structures import BlockDiagonal, BlockSparse, Diagonals, LowRank, Structure, Sum
+from models.structures import (
+    BlockDiagonal,
+    BlockSparse,
+    Butterfly,
+    Circulant,
+    Diagonals,
+    LowDisplacementRank,
+    LowRank,
+    Structure,
+    Sum,
+    Svdp,
+)
+from models.structures.sums import Part
 
 TILES = BlockSparse(tile=6, positions=((0, 0), (0, 4), (2, 3), (5, 1), (7, 5)))
 WITH_BLOCKS = Sum(parts=(LowRank(rank=3), BlockDiagonal(blocks=6)))
@@ -83,6 +95,17 @@ def test_every_part_takes_its_share_of_the_variance() -> None:
         x = torch.randn(4000, 256, generator=generator)
         for part in layer.get_submodule("parts").children():
             assert 0.35 < part(x).square().mean() < 0.65
+
+
+@pytest.mark.parametrize(
+    "part", [LowDisplacementRank(rank=1), Butterfly(blocks=40), Circulant(), Svdp(rank=8)]
+)
+def test_a_product_of_many_factors_can_take_its_share_of_the_variance(part: Part) -> None:
+    generator = torch.Generator().manual_seed(0)
+    structure = Sum(parts=(part, LowRank(rank=4)))
+    layer = build_layer(structure, rows=64, columns=64, generator=generator)
+    x = torch.randn(4000, 64, generator=generator)
+    assert 0.8 < layer(x).detach().square().mean() < 1.2
 
 
 @pytest.mark.parametrize("number", [0, 1])

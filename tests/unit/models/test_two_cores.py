@@ -60,6 +60,15 @@ def test_a_product_of_few_numbers_works_more_than_it_stores() -> None:
     assert wide.mac_count(rows=768, columns=3072) == min(grid_first, block_first)
 
 
+def test_a_curve_takes_inputs_of_another_precision_than_the_weight() -> None:
+    inputs, weight = drawn(40, 12), drawn(8, 12)
+    moment = inputs.T @ inputs / 40
+    sizes = {"block_rows": 2, "block_columns": 3}
+    exact = error_curve(weight, moment, **sizes)
+    found = error_curve(weight.float(), moment, **sizes)
+    torch.testing.assert_close(found.errors, exact.errors, rtol=1e-4, atol=1e-5)
+
+
 def test_seeing_the_inputs_lowers_the_error_of_the_outputs() -> None:
     inputs = drawn(200, 24) * torch.logspace(0, -2, 24, dtype=torch.float64)
     weight, moment = drawn(20, 24), inputs.T @ inputs / 200

@@ -10,7 +10,7 @@ from models.networks.build import build_network
 from models.spec import Mlp, NetworkSpec, Vit, dense_network
 from models.structured import DenseLinear, LowRankLinear, StructuredLinear
 from models.structured.build import build_layer
-from models.structures import BlockDiagonal, Dense, LowRank, Structure
+from models.structures import BlockDiagonal, Dense, LowRank, Structure, Sum
 from search.from_scratch import maximal_update_groups, rate_factors, silence
 from search.self_guided import Guidance
 from search.spec import DATASET_TASKS
@@ -66,6 +66,17 @@ def test_a_wider_network_learns_relative_to_its_base() -> None:
     assert factor_of(groups, named["layers.1.column_factor"]) == 16 / (64 * 2)
     assert factor_of(groups, named["layers.1.row_factor"]) == 16 / (4 * 2)
     assert factor_of(groups, named["head.weight"]) == 16 / 64
+
+
+def test_the_parts_of_a_sum_learn_as_cores_of_one_layer() -> None:
+    parts = (LowRank(rank=4), BlockDiagonal(blocks=2))
+    network = build_network(perceptron(64, Sum(parts=parts)), generator=generator())
+    groups = maximal_update_groups(network, base=perceptron(16))
+    found = {
+        name: factor_of(groups, network.get_parameter(f"layers.1.parts.{name}"))
+        for name in ("0.column_factor", "0.row_factor", "1.blocks")
+    }
+    assert found == {"0.column_factor": 16 / 192, "0.row_factor": 16 / 12, "1.blocks": 16 / 96}
 
 
 def test_matrices_decay_equally_fast_and_vectors_do_not() -> None:

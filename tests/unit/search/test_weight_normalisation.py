@@ -10,7 +10,7 @@ from models.networks.build import build_network
 from models.spec import Mlp, dense_network
 from models.structured import LowRankLinear
 from models.structured.build import build_layer, empty_layer
-from models.structures import BlockDiagonal, Gblr, LowRank, Structure
+from models.structures import BlockDiagonal, Gblr, LowRank, Structure, Sum
 from search.spec import DATASET_TASKS
 from search.weight_normalisation import (
     RootMeanSquareCeiling,
@@ -30,7 +30,7 @@ def network() -> nn.Module:
     dense = dense_network(Mlp(hidden=(16, 12, 8)), TASK)
     structures: dict[str, Structure] = {
         "layers.1": LowRank(rank=3),
-        "layers.2": BlockDiagonal(blocks=2),
+        "layers.2": Sum(parts=(LowRank(rank=1), BlockDiagonal(blocks=2))),
     }
     return build_network(dense.with_structures(structures), generator=generator())
 
