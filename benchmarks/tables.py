@@ -20,7 +20,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def latency(results: Sequence[Row]) -> Iterator[str]:
-    """Write a table for each shape, share and dtype: rows are structures."""
+    """Write the extremes, then a table for each shape, share and dtype: rows are structures."""
+    yield from _extremes(results)
 
     def place(row: Row) -> tuple[object, ...]:
         return row["dtype"], row["rows"], row["columns"], row["share"]
@@ -46,6 +47,42 @@ def latency(results: Sequence[Row]) -> Iterator[str]:
                 for name in dict.fromkeys(name for name, _ in cells)
             ],
         )
+
+
+def _extremes(results: Sequence[Row]) -> Iterator[str]:
+    most = max(row["tokens"] for row in results)
+    lines = []
+    for name in dict.fromkeys(row["structure"] for row in results):
+        own = [row for row in results if row["structure"] == name]
+        large = [row for row in own if row["tokens"] == most]
+        dense = sum(row["deployed_form"] == "dense" for row in own)
+        lines.append(
+            [
+                name,
+                *(
+                    _range([row[field][0] for row in large if row["dtype"] == dtype])
+                    for field in ("time_over_low_rank", "time_over_dense")
+                    for dtype in ("float32", "bfloat16")
+                ),
+                f"{dense} of {len(own)}",
+            ]
+        )
+    yield f"### All shapes and shares at {most} tokens: the least and the most"
+    yield table(
+        [
+            "structure",
+            "/ low rank, float32",
+            "bfloat16",
+            "/ dense, float32",
+            "bfloat16",
+            "deployed dense, all tokens",
+        ],
+        lines,
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{_short(min(values))}-{_short(max(values))}" if values else ""
 
 
 def layers(results: Sequence[Row]) -> Iterator[str]:
