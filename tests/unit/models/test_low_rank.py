@@ -106,3 +106,11 @@ def test_a_curvature_that_knows_nothing_changes_no_term() -> None:
     explicit = decompose(weight, second_moment, None)
     assert torch.equal(explicit.row_factor, one_sided.row_factor)
     assert torch.equal(explicit.energies, one_sided.energies)
+
+
+def test_a_second_moment_that_was_changed_is_regularised_again() -> None:
+    given = moment(6)
+    first = regularised(given)
+    assert regularised(given) is first
+    given[0, 0] += 1
+    assert regularised(given)[0, 0] == pytest.approx(float(first[0, 0]) + 1, rel=1e-5)
