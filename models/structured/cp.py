@@ -64,7 +64,10 @@ class CpLinear(StructuredLinear[Cp]):
         if len(modes) == 2:
             found = matrix_terms(tensors, self.spec.terms)
         else:
-            found = alternate(tensors, self.spec.terms, generator)
+            # Starts are of unit size: beside much smaller numbers, what is left of them would show.
+            size = float(tensors.abs().max()) or 1.0
+            *others, last = alternate(tensors / size, self.spec.terms, generator)
+            found = [*others, size * last]
         for factor, numbers in zip(self.factors, found, strict=True):
             factor.copy_(numbers)
         if second_moment is not None:

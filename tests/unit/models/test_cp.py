@@ -21,6 +21,16 @@ def test_planted_tensors_are_recovered() -> None:
     assert (weight - found).norm() / weight.norm() < 1e-4
 
 
+def test_small_numbers_are_approximated_as_well_as_large_ones() -> None:
+    structure = Cp(terms=3, column_modes=(2, 2, 5))
+    weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    errors = [
+        (1 - project(scale * weight, structure).to_dense().detach() / (scale * weight)).norm()
+        for scale in (1.0, 1e-20)
+    ]
+    torch.testing.assert_close(errors[1], errors[0], rtol=1e-2, atol=0)
+
+
 def test_a_batch_of_one_takes_the_counted_macs_which_are_more_than_dense() -> None:
     structure = Cp(terms=3, column_modes=(3, 4, 5))
     layer = build_layer(structure, rows=7, columns=58, generator=torch.Generator().manual_seed(0))
