@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from models.networks.build import build_network
 from models.spec import Mlp, NetworkSpec, dense_network
-from models.structured import DenseLinear, StructuredLinear
+from models.structured import DenseLinear
+from models.structured.trainable import outermost_layers
 from models.structures import Btt, Dense, LowRank, Structure
 from search.data import Data, image_data
 from search.from_scratch import maximal_update_groups, rate_factors, silence
@@ -79,11 +80,10 @@ def prepare(
 
 def own_over_dense(network: nn.Module, parameter: nn.Parameter) -> float:
     """What takes a tensor's factor back to that of the dense layer."""
-    for layer in network.modules():
-        if isinstance(layer, StructuredLinear):
-            for name, factor in rate_factors(layer, base_columns=layer.columns).items():
-                if layer.get_parameter(name) is parameter:
-                    return 1 / factor
+    for _, layer in outermost_layers(network):
+        for name, factor in rate_factors(layer, base_columns=layer.dense_fan_in()).items():
+            if layer.get_parameter(name) is parameter:
+                return 1 / factor
     return 1.0
 
 

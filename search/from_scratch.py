@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from models.spec import NetworkSpec
-from models.structured import DenseLinear, StructuredLinear
-from models.structured.base import outermost_layers
+from models.structured import DenseLinear
+from models.structured.trainable import TrainableLayer, outermost_layers
 from search.self_guided import SelfGuided
 from search.weight_normalisation import trainable_tensor
 
 
-def rate_factors(layer: StructuredLinear, *, base_columns: int) -> dict[str, float]:
+def rate_factors(layer: TrainableLayer, *, base_columns: int) -> dict[str, float]:
     """For every trainable tensor but the bias, what multiplies the learning rate of Adam.
 
     The rate is one that suits a dense layer of `base_columns` columns.
     """
-    fan_ins = layer.fan_ins()
-    cores = sum(trainable_tensor(layer, name).numel() > 0 for name in fan_ins)
-    return {name: base_columns / (fan_in * max(1, cores)) for name, fan_in in fan_ins.items()}
+    cores = max(1, layer.core_count())
+    return {name: base_columns / (fan_in * cores) for name, fan_in in layer.fan_ins().items()}
 
 
 def maximal_update_groups(
@@ -61,28 +60,30 @@ def silence(head: DenseLinear) -> None:
     wide one; from zero the first step fills it.
     """
     with torch.no_grad():
-        head.weight.zero_()
+        trainable_tensor(head, "weight").zero_()
 
 
 def _factors(network: nn.Module, base: NetworkSpec | None) -> dict[Tensor, float]:
     columns = None if base is None else {layer.name: layer.columns for layer in base.layers}
-    names: dict[nn.Module, str] = {}
+    guided: dict[nn.Module, tuple[str, Tensor]] = {
+        module.layer: (path, module.guide)
+        for path, module in network.named_modules()
+        if isinstance(module, SelfGuided)
+    }
     factors: dict[Tensor, float] = {}
-    for path, module in network.named_modules():
-        if isinstance(module, SelfGuided):
-            names[module.layer] = path
-            base_columns = _base_columns(module.layer, path, columns)
-            factors[module.guide] = base_columns / module.layer.columns
     for path, layer in outermost_layers(network):
-        base_columns = _base_columns(layer, names.get(layer, path), columns)
-        for name, factor in rate_factors(layer, base_columns=base_columns).items():
-            factors[trainable_tensor(layer, name)] = factor
+        name, guide = guided.get(layer, (path, None))
+        base_columns = _base_columns(layer, name, columns)
+        if guide is not None:
+            factors[guide] = base_columns / layer.dense_fan_in()
+        for tensor, factor in rate_factors(layer, base_columns=base_columns).items():
+            factors[trainable_tensor(layer, tensor)] = factor
     return factors
 
 
-def _base_columns(layer: StructuredLinear, name: str, columns: dict[str, int] | None) -> int:
+def _base_columns(layer: TrainableLayer, name: str, columns: dict[str, int] | None) -> int:
     if columns is None:
-        return layer.columns
+        return layer.dense_fan_in()
     if name not in columns:
         raise ValueError(f"the layer {name} is none of the base network's: {', '.join(columns)}")
     return columns[name]

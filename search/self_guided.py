@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured import DenseLinear, StructuredLinear
-from models.structured.base import outermost_layers
+from models.structured.trainable import outermost_layers
 
 
 @final
@@ -42,10 +42,10 @@ def guide_share(step: int, steps: int) -> float:
 
 @final
 class Guidance:
-    """Puts a guide beside every structured layer of a network, lets it fade, and takes it out.
+    """Puts a guide beside every structured matrix of a network, lets it fade, and takes it out.
 
-    The guides are parameters of the network until then, so checkpoints hold them, and an optimiser
-    has to be made after this.
+    A sum of structures has one guide; convolutions and mixtures none. The guides are parameters
+    of the network until then, so that checkpoints hold them; make an optimiser after this.
     """
 
     def __init__(self, network: nn.Module, *, steps: int) -> None:
@@ -54,7 +54,7 @@ class Guidance:
         self.guided = {
             name: SelfGuided(layer)
             for name, layer in outermost_layers(network)
-            if not isinstance(layer, DenseLinear)
+            if isinstance(layer, StructuredLinear) and not isinstance(layer, DenseLinear)
         }
         for name, guided in self.guided.items():
             network.set_submodule(name, guided)

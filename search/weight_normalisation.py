@@ -6,7 +6,6 @@ beginning. It keeps activations from growing where products of tensors grow fast
 """
 
 import math
-from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -14,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.structured import StructuredLinear
-from models.structured.base import outermost_layers
+from models.structured.trainable import TrainableLayer, outermost_layers
 
 
 @final
@@ -47,22 +45,29 @@ def root_mean_square(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
 def normalise_weights(network: nn.Module) -> None:
     """Put every tensor but the biases of a network's initialised layers under its ceiling.
 
-    What the network computes stays the same. Raises ValueError for a tensor of zeros.
+    What the network computes stays the same. A tensor that begins with zeros, as a router does, has
+    no size to keep to, and is left alone. Raises ValueError for a layer of nothing but zeros.
     """
-    for owner, name in list(_tensors(network)):
-        tensor = getattr(owner, name)
-        if tensor.numel():
-            parametrize.register_parametrization(owner, name, RootMeanSquareCeiling(tensor))
+    for _, layer in list(outermost_layers(network)):
+        tensors = {path: trainable_tensor(layer, path) for path in layer.fan_ins()}
+        tensors = {path: tensor for path, tensor in tensors.items() if tensor.numel()}
+        silent = [path for path, tensor in tensors.items() if not tensor.any()]
+        for path, tensor in tensors.items():
+            if path not in silent or len(silent) == len(tensors):
+                owner, name = _owner(layer, path)
+                parametrize.register_parametrization(owner, name, RootMeanSquareCeiling(tensor))
 
 
 def bake_weights(network: nn.Module) -> None:
     """Store what the normalised tensors amount to, and leave plain layers that compute the same."""
-    for owner, name in list(_tensors(network)):
-        if parametrize.is_parametrized(owner, name):
-            parametrize.remove_parametrizations(owner, name)
+    for _, layer in list(outermost_layers(network)):
+        for path in layer.fan_ins():
+            owner, name = _owner(layer, path)
+            if parametrize.is_parametrized(owner, name):
+                parametrize.remove_parametrizations(owner, name)
 
 
-def trainable_tensor(layer: StructuredLinear, path: str) -> nn.Parameter:
+def trainable_tensor(layer: TrainableLayer, path: str) -> nn.Parameter:
     """The tensor of a layer that an optimiser changes, hidden by a ceiling or not."""
     owner, name = _owner(layer, path)
     if parametrize.is_parametrized(owner, name):
@@ -70,12 +75,7 @@ def trainable_tensor(layer: StructuredLinear, path: str) -> nn.Parameter:
     return owner.get_parameter(name)
 
 
-def _tensors(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    for _, layer in outermost_layers(network):
-        yield from (_owner(layer, path) for path in layer.fan_ins())
-
-
-def _owner(layer: StructuredLinear, path: str) -> tuple[nn.Module, str]:
+def _owner(layer: TrainableLayer, path: str) -> tuple[nn.Module, str]:
     """The module that holds a tensor, which for one of several factors is not the layer itself."""
     inside, _, name = path.rpartition(".")
     return layer.get_submodule(inside), name

@@ -1,7 +1,7 @@
 """What every structured layer offers: y = W x + b without ever building W, and W for the tests."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any, Generic, Self, final
 
 import torch
@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
+from models.structured.trainable import TrainableLayer
 from models.structures.base import StructureSpec
 
 S = TypeVar("S", bound=StructureSpec, default=Any)
 
 
-class StructuredLinear(nn.Module, ABC, Generic[S]):
+class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     """A linear layer whose matrix, `rows x columns`, has a structure.
 
     Every trainable number but the bias belongs to the structure, so that counted and stored agree.
@@ -98,13 +99,15 @@ class StructuredLinear(nn.Module, ABC, Generic[S]):
         the gain sqrt(a / min(a, c)) that keeps the variance where it narrows, that is 1 / sqrt(a).
         """
 
-    @abstractmethod
-    def fan_ins(self) -> dict[str, float]:
-        """For every trainable tensor but the bias, how many numbers each of its outputs sums up.
+    @final
+    def dense_fan_in(self) -> int:
+        """The columns."""
+        return self.columns
 
-        The learning rates of training from scratch follow from it; a tensor that only scales has 1,
-        and one that stacks several factors of a product has the sum of theirs.
-        """
+    @final
+    def core_count(self) -> int:
+        """All that have numbers."""
+        return sum(attrgetter(name)(self).numel() > 0 for name in self.fan_ins())
 
     @final
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -127,17 +130,6 @@ class StructuredLinear(nn.Module, ABC, Generic[S]):
     def extra_repr(self) -> str:
         """Shape and structure, for `print`."""
         return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
-
-
-def outermost_layers(network: nn.Module) -> Iterator[tuple[str, StructuredLinear]]:
-    """Yield a network's structured layers by name, but for those that another is made of."""
-    inside: str | None = None
-    for name, module in network.named_modules():
-        if inside is not None and name.startswith(inside):
-            continue
-        if isinstance(module, StructuredLinear):
-            yield name, module
-            inside = f"{name}." if name else ""
 
 
 def draw_normal(tensor: Tensor, *, fan_in: int | Tensor, generator: torch.Generator) -> None:

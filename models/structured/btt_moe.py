@@ -13,6 +13,7 @@ from torch.nn import functional
 from models.structured.base import add_bias, draw_normal
 from models.structured.btt import BttLinear
 from models.structured.routing import Layout, auxiliary_loss, lay_out, route
+from models.structured.trainable import TrainableLayer
 from models.structures import Btt
 from models.structures.btt_moe import BttMoe
 
@@ -22,7 +23,7 @@ LONGEST_TILE = 64
 
 
 @final
-class BttMoeLinear(nn.Module):
+class BttMoeLinear(TrainableLayer):
     """A layer of `rows x columns` whose inputs each use some of the experts, and only those."""
 
     def __init__(
@@ -132,6 +133,14 @@ class BttMoeLinear(nn.Module):
             "input_factor": self.input_factor.shape[3],
             "output_factor": self.output_factor.shape[3],
         }
+
+    def dense_fan_in(self) -> int:
+        """The columns."""
+        return self.columns
+
+    def core_count(self) -> int:
+        """Both factors, and the router by its gates."""
+        return 3
 
     def _experts(self, x: Tensor, gates: Tensor, layout: Layout) -> Tensor:
         """Each tile through its expert's two batched products; the gates weigh their outputs."""

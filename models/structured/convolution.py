@@ -14,6 +14,7 @@ from models.structured.base import StructuredLinear, add_bias
 from models.structured.build import empty_layer, layer_class
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import LowRankLinear
+from models.structured.trainable import TrainableLayer
 from models.structures import Structure
 from models.structures.convolution import Convolution, ConvolutionSpec
 
@@ -22,7 +23,7 @@ PATCHED = 2**24
 
 
 @final
-class StructuredConv2d(nn.Module):
+class StructuredConv2d(TrainableLayer):
     """A convolution whose matrices have a structure.
 
     Dense and low rank are computed as convolutions, the latter with the kernel into `rank` channels
@@ -106,12 +107,20 @@ class StructuredConv2d(nn.Module):
             nn.init.zeros_(self.bias)
 
     def fan_ins(self) -> dict[str, float]:
-        """For every trainable tensor but the bias, how many numbers each of its outputs sums up."""
+        """The groups' own."""
         return {
             f"matrices.{index}.{name}": fan_in
             for index, layer in enumerate(self.layers())
             for name, fan_in in layer.fan_ins().items()
         }
+
+    def dense_fan_in(self) -> int:
+        """The columns of a group's matrix."""
+        return self.spec.columns
+
+    def core_count(self) -> int:
+        """Those of one group."""
+        return self.layers()[0].core_count()
 
     def _pointwise(self, x: Tensor) -> Tensor:
         down, across = self.spec.stride

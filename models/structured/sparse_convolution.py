@@ -17,11 +17,12 @@ from models.structured.base import draw_normal
 from models.structured.convolution import tap_views
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
+from models.structured.trainable import TrainableLayer
 from models.structures.convolution import ConvolutionSpec, SparseConvolution
 
 
 @final
-class SparseConv2d(nn.Module):
+class SparseConv2d(TrainableLayer):
     """A grouped 1 x 1 convolution over the kept taps' views, or a grouped one if all are kept."""
 
     def __init__(
@@ -110,6 +111,14 @@ class SparseConv2d(nn.Module):
     def fan_ins(self) -> dict[str, float]:
         """The group's input channels times the taps."""
         return {"weight": self.weight.shape[1] * self.weight.shape[2]}
+
+    def dense_fan_in(self) -> int:
+        """All input channels times all taps: the groups are part of what is sparse."""
+        return self.spec.in_channels * self.spec.kernel[0] * self.spec.kernel[1]
+
+    def core_count(self) -> int:
+        """The one."""
+        return 1
 
 
 def error_curve(

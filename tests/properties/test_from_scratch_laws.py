@@ -2,16 +2,27 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from models.structured import StructuredLinear
+from models.structured import DenseLinear, StructuredLinear
 from models.structured.build import build_layer
-from models.structures import Dense, Structure
-from search.from_scratch import rate_factors
-from search.weight_normalisation import bake_weights, normalise_weights, trainable_tensor
+from models.structures import Dense, Structure, Sum
+from search.from_scratch import maximal_update_groups, rate_factors
+from search.self_guided import Guidance, SelfGuided
+from search.weight_normalisation import (
+    RootMeanSquareCeiling,
+    bake_weights,
+    normalise_weights,
+    trainable_tensor,
+)
 from tests.properties.families import FAMILIES
 from tests.properties.family import Family
 
 RATE = 1e-3
+
+
+def ceilings(network: nn.Module) -> int:
+    return sum(isinstance(module, RootMeanSquareCeiling) for module in network.modules())
 
 
 def moved(structure: Structure, width: int) -> float:
@@ -53,6 +64,7 @@ def test_normalised_weights_are_the_same_at_first_and_baked_without_a_trace(fami
         x, names = torch.randn(4, 16, generator=generator), list(layer.state_dict())
         before, kind = layer(x), type(layer)
         normalise_weights(layer)
+        assert ceilings(layer) == layer.core_count()  # one for each tensor, a part's of a sum too
         torch.testing.assert_close(layer(x), before)
         with torch.no_grad():
             for name in layer.fan_ins():
@@ -62,3 +74,36 @@ def test_normalised_weights_are_the_same_at_first_and_baked_without_a_trace(fami
         torch.testing.assert_close(layer(x), learned)
         assert type(layer) is kind
         assert sorted(layer.state_dict()) == sorted(names)
+
+
+def test_sums_are_among_the_families() -> None:
+    assert any(isinstance(family.at_width(16)[0], Sum) for family in FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_layers_rates_in_a_network_are_the_layers_own(family: Family) -> None:
+    for structure in family.at_width(16):
+        layer = build_layer(structure, rows=16, columns=16, generator=torch.Generator())
+        groups = maximal_update_groups(nn.Sequential(layer))
+        found: dict[Tensor, float] = {
+            p: group["factor"] for group in groups for p in group["params"]
+        }
+        wanted = rate_factors(layer, base_columns=16)
+        assert {name: found[layer.get_parameter(name)] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_guide_is_beside_the_whole_layer_and_gone_in_the_end(family: Family) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for structure in family.at_width(16):
+        layer = build_layer(structure, rows=16, columns=16, generator=generator)
+        network, x = nn.Sequential(layer), torch.randn(4, 16, generator=generator)
+        before = network(x)
+        guidance = Guidance(network, steps=2)
+        guides = [module for module in network.modules() if isinstance(module, SelfGuided)]
+        assert [guide.layer for guide in guides] == [layer] * (not isinstance(layer, DenseLinear))
+        for step in range(3):
+            guidance.before_step(step)
+            torch.testing.assert_close(network(x), before)
+        guidance.finish()
+        assert network[0] is layer

@@ -14,7 +14,7 @@ from models.structures import BlockDiagonal, Dense, LowRank, Structure, Sum
 from search.from_scratch import maximal_update_groups, rate_factors, silence
 from search.self_guided import Guidance
 from search.spec import DATASET_TASKS
-from search.weight_normalisation import normalise_weights
+from search.weight_normalisation import normalise_weights, trainable_tensor
 
 TASK = DATASET_TASKS["digits"]
 RANKS = LowRank(rank=4)
@@ -121,6 +121,21 @@ def test_a_silent_head_answers_alike_to_everything_and_learns() -> None:
     answers[:, 0].sum().backward()
     assert head.weight.grad is not None
     assert head.weight.grad.norm() > 0
+
+
+def test_a_normalised_head_is_silenced_too() -> None:
+    network = build_network(perceptron(16), generator=generator())
+    normalise_weights(network)
+    head = network.get_submodule("head")
+    assert isinstance(head, DenseLinear)
+    silence(head)
+    answers = network(torch.randn(3, 1, 8, 8, generator=generator()))
+    assert (answers == 0).all()
+    answers[:, 0].sum().backward()
+    learning = trainable_tensor(head, "weight").grad
+    assert learning is not None
+    assert learning.isfinite().all()
+    assert learning.norm() > 0
 
 
 def moved(layer: StructuredLinear, factors: dict[str, float]) -> float:

@@ -1,0 +1,61 @@
+"""The Python in the documents runs, and prints the errors that its comments promise."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(text: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def section(text: str, title: str) -> str:
+    """From this heading to the next of its level."""
+    _, _, rest = text.partition(f"\n## {title}\n")
+    return rest.partition("\n## ")[0]
+
+
+def run(found: list[str], file: str) -> None:
+    """One block after another, with the names of those before; torch's own numbers stay as is."""
+    names: dict[str, object] = {}
+    with torch.random.fork_rng():
+        for block in found:
+            exec(compile(block, file, "exec"), names)
+
+
+def promised(found: list[str]) -> list[float]:
+    """The numbers that comments write like .498, in their order."""
+    comments = re.findall(r"# (.*)", "\n".join(found))
+    return [float(number) for text in comments for number in re.findall(r"(?<!\d)\.\d{3}\b", text)]
+
+
+def printed(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\b\d+\.\d+\b", text)]
+
+
+def test_the_page_of_the_structures_runs_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = blocks((ROOT / "docs" / "structures.md").read_text(encoding="utf-8"))
+    assert found
+    run(found, "docs/structures.md")
+    wanted, numbers = promised(found), printed(capsys.readouterr().out)
+    assert wanted
+    for number in wanted:
+        assert number in [pytest.approx(one, abs=2e-3) for one in numbers]
+
+
+def test_the_readme_shows_structures_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = blocks(section(readme, "Structures"))
+    assert found
+    run(found, "README.md")
+    assert capsys.readouterr().out
