@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Laws and units share all cores; what starts servers and workers has the machine to itself.
+SIDE_BY_SIDE := tests/architecture tests/unit tests/properties
+ONE_BY_ONE := tests/golden tests/integration tests/browser
 
 .PHONY: help install demo up check test proof golden format clean
 .DEFAULT_GOAL := help
@@ -34,7 +37,9 @@ check: $(STAMP)  ## Format, lint, types, import contracts, the shape of the code
 
 test: $(STAMP)  ## Run every test, with coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report= $(SIDE_BY_SIDE)
+	mv .coverage .coverage.side_by_side
+	$(BIN)/python -m coverage run -m pytest $(ONE_BY_ONE)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -3,19 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
+from itertools import groupby, islice
 from math import sqrt
 
 from models.cost import dense_cost, layer_cost
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import Structure
-from models.structures.base import Patch, Tone
+from models.structures.base import Patch, Tone, whole
 
 # Pixels. Every matrix gets the same area, in its own proportions, so that small layers can be read;
 # its true size stands in the label.
 AREA, LONGEST, SHORTEST = 112.0**2, 240.0, 6.0
 MARGIN, GAP, LABEL, CELL = 28.0, 30.0, 44.0, 132.0
 MOST_IN_A_LINE = 6
+MOST_PATCHES = 5000  # of a matrix: more are smaller than a pixel, and only fill the file
 TIMES = "\N{MULTIPLICATION SIGN}"
 PAPER, FIELD, FRAME, INK, FAINT = "#faf9f6", "#ffffff", "#cfcabf", "#23211d", "#777067"
 COLOURS: Mapping[Tone, str] = {
@@ -184,8 +185,12 @@ def _tones(layer: LayerSpec) -> set[Tone]:
     return {patch.tone for patch in _patches(layer)}
 
 
-def _patches(layer: LayerSpec) -> Iterator[Patch]:
-    return layer.structure.patches(rows=layer.rows, columns=layer.columns)
+def _patches(layer: LayerSpec) -> list[Patch]:
+    rows, columns = layer.rows, layer.columns
+    patches = list(islice(layer.structure.patches(rows=rows, columns=columns), MOST_PATCHES + 1))
+    if len(patches) <= MOST_PATCHES:
+        return patches
+    return [whole(rows=rows, columns=columns, tone=patches[-1].tone, opacity=0.5)]
 
 
 def _percent(share: float) -> str:

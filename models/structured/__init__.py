@@ -6,9 +6,11 @@ from models.structured.block_diagonal import BlockDiagonalLinear
 from models.structured.block_low_rank import BlockLowRankLinear
 from models.structured.block_sparse import BlockSparseLinear
 from models.structured.btt import BttLinear
+from models.structured.btt_moe import BttMoeLinear
 from models.structured.butterfly import ButterflyLinear
 from models.structured.butterfly_gadget import ButterflyGadgetLinear
 from models.structured.circulant import CirculantLinear
+from models.structured.convolution import StructuredConv2d
 from models.structured.cp import CpLinear
 from models.structured.dense import DenseLinear
 from models.structured.diagonals import DiagonalsLinear
@@ -18,6 +20,7 @@ from models.structured.group_and_shuffle import GroupAndShuffleLinear
 from models.structured.kronecker import KroneckerLinear
 from models.structured.low_displacement_rank import LowDisplacementRankLinear
 from models.structured.low_rank import LowRankLinear
+from models.structured.sparse_convolution import SparseConv2d
 from models.structured.sttp import SttpLinear
 from models.structured.sums import SumLinear
 from models.structured.svdp import SvdpLinear
@@ -31,6 +34,7 @@ __all__ = [
     "BlockLowRankLinear",
     "BlockSparseLinear",
     "BttLinear",
+    "BttMoeLinear",
     "ButterflyGadgetLinear",
     "ButterflyLinear",
     "CirculantLinear",
@@ -43,6 +47,8 @@ __all__ = [
     "KroneckerLinear",
     "LowDisplacementRankLinear",
     "LowRankLinear",
+    "SparseConv2d",
+    "StructuredConv2d",
     "StructuredLinear",
     "SttpLinear",
     "SumLinear",

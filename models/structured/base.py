@@ -51,7 +51,10 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         """The layer nearest to a dense one: by weight or, given C = E[x x^T], by its output.
 
         The generator draws the starts of a fit that has any; without one, always the same.
+        ValueError where the weight is not finite.
         """
+        if not weight.isfinite().all():
+            raise ValueError("weight holds numbers that are not finite")
         rows, columns = weight.shape
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype

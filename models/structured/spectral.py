@@ -148,11 +148,14 @@ class SpectralLinear(StructuredLinear[P], ABC):
         second_moment: Float[Tensor, "columns columns"] | None,
         starts: list[Parts],
     ) -> None:
-        """Take the start with the least output error; zero, where that is less and allowed."""
+        """Take the start with the least output error; zero, where that is less and allowed.
+
+        Measured on the layer: cropped frames and signs may come out other than they were asked for.
+        """
         errors = []
-        for left, spectrum, right in starts:
-            found = (left[: self.rows] * spectrum) @ right[: self.columns].T
-            errors.append(float(output_error(weight - found, second_moment)))
+        for parts in starts:
+            self.set_parts(parts)
+            errors.append(float(output_error(weight - self.to_dense(), second_moment)))
         best = min(range(len(starts)), key=errors.__getitem__)
         self.set_parts(starts[best])
         if self.singular_values is not None and errors[best] > output_error(weight, second_moment):

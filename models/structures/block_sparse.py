@@ -1,6 +1,7 @@
 """Block sparse: some of the square tiles of a matrix, the others zero."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Literal, final
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -51,12 +52,12 @@ class BlockSparse(StructureSpec):
         return self.parameter_count(rows=rows, columns=columns)
 
     def larger(self, *, rows: int, columns: int) -> Iterator["BlockSparse"]:
-        """Yield one tile more, at each place that has none."""
+        """Yield one tile more, at the first place that has none: all cost the same."""
         height, width = self.grid(rows=rows, columns=columns)
         taken = set(self.positions)
-        for place in ((row, column) for row in range(height) for column in range(width)):
-            if place not in taken:
-                yield BlockSparse(tile=self.tile, positions=(*self.positions, place))
+        places = ((row, column) for row in range(height) for column in range(width))
+        for place in islice((place for place in places if place not in taken), 1):
+            yield BlockSparse(tile=self.tile, positions=(*self.positions, place))
 
     def in_words(self) -> str:
         """`12 tiles of 32 x 32`."""

@@ -175,6 +175,13 @@ def test_a_projection_is_never_worse_than_zero(family: Family) -> None:
 
 
 @every_family
+def test_a_weight_that_is_not_finite_is_refused(family: Family) -> None:
+    structure = family.at_width(16)[0]
+    with pytest.raises(ValueError, match="weight holds numbers that are not finite"):
+        project(torch.full((16, 16), torch.nan), structure)
+
+
+@every_family
 def test_a_data_aware_projection_is_no_worse_than_zero_or_the_plain_one(family: Family) -> None:
     def check(case: Case) -> None:
         weight, moment = case.weight(), case.second_moment()

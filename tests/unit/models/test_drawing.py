@@ -17,7 +17,7 @@ from models.spec import (
     Vit,
     dense_network,
 )
-from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
+from models.structures import BlockDiagonal, Btt, Dense, Gblr, LowRank, Rectangle, Structure
 
 WRAPPED = Rectangle(row_start=12, row_count=8, column_start=13, column_count=9, rank=2)
 TILE = Rectangle(row_start=3, row_count=4, column_start=2, column_count=4, rank=3)
@@ -105,3 +105,9 @@ def test_no_number_is_left_unrounded() -> None:
 def test_drawing_needs_no_torch() -> None:
     script = "import sys, models.drawing; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_structure_of_millions_of_pieces_is_drawn_as_a_whole() -> None:
+    finest = Btt(input_blocks=1500, output_blocks=1500)
+    page = ET.fromstring(draw_structure(finest, rows=3000, columns=3000))
+    assert len(list(page.iter(f"{SVG}rect"))) < 10
