@@ -149,7 +149,9 @@ SECTIONS: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], Iterator[str]]]
         """Times over the dense layer's and over low rank's at the same share of the MACs: medians
 of rounds in which each layer is called once, in parentheses the quartiles. The structured form
 never builds the dense matrix; the deployed form is what a measurement chose beforehand, and may be
-dense.""",
+dense: then it is a copy of the dense layer, and what its ratio is off 1 is what another place in
+memory alone does. Monarch with two square factors of 4 blocks is the BTT of 4 x 4 blocks at .5; at
+rank 1 it takes dozens of narrow blocks to use up these shares.""",
         latency,
     ),
     "layers": (
