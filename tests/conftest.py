@@ -1,4 +1,4 @@
-"""Real servers of a test run's own: PostgreSQL and Valkey from their wheels, and a SQLite file."""
+"""What many tests ask for: servers of a test run's own, and layers that the compiler can trace."""
 
 import os
 import shutil
@@ -164,3 +164,16 @@ def _wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
         else:
             return
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without jaxtyping's checks, if any are on: the compiler cannot trace them."""
+    import torch
+    from jaxtyping import config
+
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)  # noqa: FBT003
+    torch.compiler.reset()
+    yield
+    config.update("jaxtyping_disable", before)

@@ -1,21 +1,20 @@
 """What holds for convolutions of every structure, in float64."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.structured.convolution import StructuredConv2d, patch_second_moment
 from models.structured.output_error import output_error
 from models.structures import BlockDiagonal, LowRank
 from models.structures.convolution import Convolution
+from tests.convolving import dense_convolution
 from tests.properties.families import FAMILIES
 from tests.properties.family import Family
 
@@ -64,25 +63,11 @@ def drawn(spec: Convolution, seed: int) -> tuple[StructuredConv2d, Tensor]:
     return layer, x
 
 
-def oracle(layer: StructuredConv2d, x: Tensor) -> Tensor:
-    spec = layer.spec
-    found: Tensor = functional.conv2d(
-        x,
-        layer.to_dense(),
-        layer.bias,
-        stride=spec.stride,
-        padding=spec.padding,
-        dilation=spec.dilation,
-        groups=spec.groups,
-    )
-    return found
-
-
 @every_family
 def test_forward_is_the_convolution_with_the_dense_weight(family: Family) -> None:
     def check(spec: Convolution, seed: int) -> None:
         layer, x = drawn(spec, seed)
-        expected = oracle(layer, x)
+        expected = dense_convolution(layer, x)
         torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-9)
         assert tuple(expected.shape[2:]) == spec.output_size(height=6, width=7)
         assert layer(x[:0]).shape == (0, *expected.shape[1:])
@@ -155,18 +140,8 @@ def test_the_second_moment_of_patches_gives_the_error_of_the_output(
     matrices = layer.to_dense().detach().reshape(spec.groups, spec.rows, spec.columns)
     energy = sum(output_error(matrix, one) for matrix, one in zip(matrices, moment, strict=True))
     layer.bias = None
-    actual = oracle(layer, x).square().sum(1).mean()
+    actual = dense_convolution(layer, x).square().sum(1).mean()
     torch.testing.assert_close(torch.as_tensor(energy), actual.detach(), rtol=1e-9, atol=1e-9)
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping's checks, if any are on: the compiler cannot trace them."""
-    before = config.jaxtyping_disable
-    config.update("jaxtyping_disable", True)  # noqa: FBT003
-    torch.compiler.reset()
-    yield
-    config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.usefixtures("unchecked")

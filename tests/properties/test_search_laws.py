@@ -22,6 +22,7 @@ from search.relaxation import Relaxation, RelaxedLinear, inside, round_support, 
 from search.sampling import known_candidates, propose
 from search.spec import BudgetUnreachable, SearchSpec, SpecError
 from search.trial import FinishedTrial
+from tests.properties.families import rectangles
 from tests.unit.search.builders import finished, relaxed, tiny
 
 # --- plan ----------------------------------------------------------------------------------------
@@ -86,18 +87,6 @@ def test_the_order_of_the_history_does_not_change_a_proposal(order: list[int]) -
 
 
 # --- costs ---------------------------------------------------------------------------------------
-
-
-@st.composite
-def rectangles(draw: st.DrawFn, rows: int, columns: int) -> Rectangle:
-    height, width = draw(st.integers(1, rows)), draw(st.integers(1, columns))
-    return Rectangle(
-        row_start=draw(st.integers(0, rows - 1)),
-        row_count=height,
-        column_start=draw(st.integers(0, columns - 1)),
-        column_count=width,
-        rank=draw(st.integers(1, min(height, width))),
-    )
 
 
 @st.composite

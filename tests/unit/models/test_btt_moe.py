@@ -1,13 +1,11 @@
 """A mixture of experts that are the rank slices of a block tensor-train."""
 
 import warnings
-from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import config
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -222,16 +220,6 @@ def test_half_precision_is_computed_in_half_precision() -> None:
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.float()(x.float()).dtype == torch.bfloat16
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping's checks, if any are on: the compiler cannot trace them."""
-    before = config.jaxtyping_disable
-    config.update("jaxtyping_disable", True)  # noqa: FBT003
-    torch.compiler.reset()
-    yield
-    config.update("jaxtyping_disable", before)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from jaxtyping import config
 
 from models.structured import GblrLinear
 from models.structured.base import StructuredLinear
@@ -15,20 +14,11 @@ from tests.properties.families import FAMILIES
 from tests.properties.family import Family
 
 WIDTH = 16
+pytestmark = pytest.mark.usefixtures("unchecked")
 # Generating code takes seconds for each layer: `make proof` does it for all of them.
 GENERATED = [
     family for family in FAMILIES if "FULL_PROOF" in os.environ or family.name.startswith("BTT")
 ]
-
-
-@pytest.fixture(autouse=True)
-def unchecked() -> Iterator[None]:
-    """Without jaxtyping's checks, if any are on: the compiler cannot trace them."""
-    before = config.jaxtyping_disable
-    config.update("jaxtyping_disable", True)  # noqa: FBT003
-    torch.compiler.reset()
-    yield
-    config.update("jaxtyping_disable", before)
 
 
 def layers(family: Family) -> Iterator[StructuredLinear]:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.structured.convolution import patch_second_moment
 from models.structured.sparse_convolution import SparseConv2d, error_curve
 from models.structures.convolution import Convolution, SparseConvolution
+from tests.convolving import dense_convolution
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -47,20 +48,6 @@ def drawn(spec: SparseConvolution) -> SparseConv2d:
     return layer
 
 
-def dense_product(layer: SparseConv2d, x: Tensor) -> Tensor:
-    spec = layer.spec
-    found: Tensor = functional.conv2d(
-        x,
-        layer.to_dense(),
-        layer.bias,
-        stride=spec.stride,
-        padding=spec.padding,
-        dilation=spec.dilation,
-        groups=spec.groups,
-    )
-    return found
-
-
 @settings(deadline=None)
 @given(sparse_convolutions())
 def test_forward_is_the_dense_convolution_and_costs_what_is_counted(
@@ -69,7 +56,7 @@ def test_forward_is_the_dense_convolution_and_costs_what_is_counted(
     layer, x = drawn(spec), normal(2, spec.in_channels, 6, 7)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         y = layer(x)
-    torch.testing.assert_close(y, dense_product(layer, x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(y, dense_convolution(layer, x), rtol=1e-9, atol=1e-9)
     assert counter.get_total_flops() == 2 * 2 * spec.mac_count(height=6, width=7)
     stored = sum(value.numel() for value in layer.state_dict().values())
     assert stored == spec.parameter_count() + spec.out_channels

@@ -5,14 +5,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.spec import LayerSpec, Mlp
+from models.networks.build import build_network
+from models.spec import LayerSpec, Mlp, dense_network
+from models.structures import BlockDiagonal, LowRank, Structure, Sum
 from search.data import Data
 from search.plan import PlannedTrial, TrialState
 from search.progress import Update
 from search.relaxation import RelaxedLinear
-from search.spec import LearnerSettings, SearchSpec
+from search.spec import DATASET_TASKS, LearnerSettings, SearchSpec
 from search.trial import FinishedTrial
 
 ARTIFACT = "art_" + "0" * 32
@@ -124,3 +126,20 @@ class Listener:
     def should_stop(self) -> bool:
         self.asked += 1
         return self.stop_after is not None and self.asked > self.stop_after
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def structured_mlp() -> nn.Module:
+    dense = dense_network(Mlp(hidden=(16, 12, 8)), DATASET_TASKS["digits"])
+    structures: dict[str, Structure] = {
+        "layers.1": LowRank(rank=3),
+        "layers.2": Sum(parts=(LowRank(rank=1), BlockDiagonal(blocks=2))),
+    }
+    return build_network(dense.with_structures(structures), generator=generator())
+
+
+def images() -> Tensor:
+    return torch.randn(6, 1, 8, 8, generator=generator())

@@ -4,35 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from models.networks.build import build_network
-from models.spec import Mlp, dense_network
 from models.structured import LowRankLinear
 from models.structured.build import build_layer
-from models.structures import BlockDiagonal, LowRank, Structure, Sum
+from models.structures import LowRank
 from search.self_guided import Guidance, SelfGuided, guide_share
 from search.spec import DATASET_TASKS
+from tests.unit.search.builders import generator, images, structured_mlp
 
 TASK = DATASET_TASKS["digits"]
 STEPS = 20
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def network() -> nn.Module:
-    dense = dense_network(Mlp(hidden=(16, 12, 8)), TASK)
-    structures: dict[str, Structure] = {
-        "layers.1": LowRank(rank=3),
-        "layers.2": Sum(parts=(LowRank(rank=1), BlockDiagonal(blocks=2))),
-    }
-    return build_network(dense.with_structures(structures), generator=generator())
-
-
-def images() -> Tensor:
-    return torch.randn(6, 1, 8, 8, generator=generator())
 
 
 def train(found: nn.Module, guidance: Guidance, steps: int = STEPS) -> None:
@@ -78,12 +60,12 @@ def test_the_guide_alone_learns_at_first_and_the_layer_alone_in_the_end() -> Non
 
 
 def test_only_structured_layers_are_guided() -> None:
-    guidance = Guidance(network(), steps=STEPS)
+    guidance = Guidance(structured_mlp(), steps=STEPS)
     assert list(guidance.guided) == ["layers.1", "layers.2"]
 
 
 def test_what_remains_is_the_plain_network_with_the_same_answers() -> None:
-    found = network()
+    found = structured_mlp()
     plain = {name: value.shape for name, value in found.state_dict().items()}
     types = list(map(type, found.modules()))
     guidance = Guidance(found, steps=STEPS)
@@ -97,7 +79,7 @@ def test_what_remains_is_the_plain_network_with_the_same_answers() -> None:
 
 @pytest.mark.parametrize("half", [1, STEPS // 2])
 def test_a_guided_training_resumes_from_a_saved_state(half: int) -> None:
-    first, second = network(), network()
+    first, second = structured_mlp(), structured_mlp()
     ways = [Guidance(found, steps=STEPS) for found in (first, second)]
     train(first, ways[0], half)
     second.load_state_dict(first.state_dict())

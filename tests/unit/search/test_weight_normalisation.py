@@ -4,13 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models.networks.build import build_network
-from models.spec import Mlp, dense_network
 from models.structured import LowRankLinear
 from models.structured.build import build_layer, empty_layer
-from models.structures import BlockDiagonal, Gblr, LowRank, Structure, Sum
+from models.structures import Gblr, LowRank
 from search.spec import DATASET_TASKS
 from search.weight_normalisation import (
     RootMeanSquareCeiling,
@@ -18,25 +16,9 @@ from search.weight_normalisation import (
     normalise_weights,
     root_mean_square,
 )
+from tests.unit.search.builders import generator, images, structured_mlp
 
 TASK = DATASET_TASKS["digits"]
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def network() -> nn.Module:
-    dense = dense_network(Mlp(hidden=(16, 12, 8)), TASK)
-    structures: dict[str, Structure] = {
-        "layers.1": LowRank(rank=3),
-        "layers.2": Sum(parts=(LowRank(rank=1), BlockDiagonal(blocks=2))),
-    }
-    return build_network(dense.with_structures(structures), generator=generator())
-
-
-def images() -> Tensor:
-    return torch.randn(6, 1, 8, 8, generator=generator())
 
 
 def train(found: nn.Module, steps: int = 5) -> None:
@@ -66,7 +48,7 @@ def test_its_gradients_are_exact_on_both_sides_of_the_ceiling() -> None:
 
 
 def test_normalising_changes_nothing_at_first_and_bounds_what_is_learned() -> None:
-    found = network()
+    found = structured_mlp()
     before = found(images())
     normalise_weights(found)
     torch.testing.assert_close(found(images()), before)
@@ -81,7 +63,7 @@ def test_normalising_changes_nothing_at_first_and_bounds_what_is_learned() -> No
 
 
 def test_baked_weights_are_plain_layers_that_compute_the_same() -> None:
-    plain = network()
+    plain = structured_mlp()
     found = copy.deepcopy(plain)
     normalise_weights(found)
     train(found)
@@ -95,7 +77,7 @@ def test_baked_weights_are_plain_layers_that_compute_the_same() -> None:
 
 
 def test_a_normalised_network_can_be_saved_and_goes_on_alike() -> None:
-    first, second = network(), network()
+    first, second = structured_mlp(), structured_mlp()
     for found in (first, second):
         normalise_weights(found)
     train(first)
