@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Laws and units share all cores; what starts servers and workers has the machine to itself.
-SIDE_BY_SIDE := tests/architecture tests/unit tests/properties
-ONE_BY_ONE := tests/golden tests/integration tests/browser
+# Laws of mathematics share all cores; what starts servers and workers has the machine to itself.
+SIDE_BY_SIDE := tests/architecture tests/properties $(filter-out %/service %/worker,$(wildcard tests/unit/*))
+ONE_BY_ONE := tests/unit/service tests/unit/worker tests/golden tests/integration tests/browser
 
 .PHONY: help install demo up check test proof golden format clean
 .DEFAULT_GOAL := help
