@@ -232,12 +232,9 @@ CURVES: Mapping[str, Callable[[Tensor, Tensor | None], ErrorCurve]] = {
 
 
 def chosen(name: str, weight: Tensor, macs: int) -> Structure | None:
-    """The member within the MACs; where there is a curve, its best."""
+    """The member within the MACs; where there is a curve, its best, or ValueError if none is."""
     rows, columns = weight.shape
     curve = CURVES.get(name)
     if curve is None:
         return SIZES[name](rows, columns, macs)
-    found = curve(weight, None)
-    affordable = found.errors.masked_fill(found.macs > macs, torch.inf)
-    index = int(affordable.argmin())
-    return found.structure(index) if affordable[index].isfinite() else None
+    return curve(weight, None).best_within(macs)

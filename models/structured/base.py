@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
+from models.structured.output_error import check_target
 from models.structured.trainable import TrainableLayer
 from models.structures.base import StructureSpec
 
@@ -51,10 +52,9 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         """The layer nearest to a dense one: by weight or, given C = E[x x^T], by its output.
 
         The generator draws the starts of a fit that has any; without one, always the same.
-        ValueError where the weight is not finite.
+        ValueError where the two cannot be a matrix and the second moment of its inputs.
         """
-        if not weight.isfinite().all():
-            raise ValueError("weight holds numbers that are not finite")
+        check_target(weight, second_moment)
         rows, columns = weight.shape
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype

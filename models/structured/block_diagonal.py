@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import regularised
+from models.structured.output_error import check_target, regularised
 from models.structures import BlockDiagonal
 
 
@@ -103,6 +103,7 @@ def error_curve(
 
     More blocks of the same height cost about the same and hold less.
     """
+    check_target(weight, second_moment)
     rows, columns = weight.shape
     smaller = min(rows, columns)
     matrix = weight.detach().double()

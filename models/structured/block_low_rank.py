@@ -16,6 +16,7 @@ from models.structured.block_grid import (
     grid_moment,
 )
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import check_target
 from models.structures import BlockLowRank
 
 
@@ -118,6 +119,7 @@ def error_curve(
 
     Exact for the weight; for its outputs, the start of the projection.
     """
+    check_target(weight, second_moment)
     blocks = cut(weight, row_blocks=row_blocks, column_blocks=column_blocks)
     if second_moment is None:
         energies = decompose_blocks(blocks).energies

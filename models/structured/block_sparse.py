@@ -11,6 +11,7 @@ from models.structured.base import StructuredLinear, add_bias, draw_normal
 from models.structured.batched import padded
 from models.structured.block_grid import explained_in_order, grid_moment
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import check_target
 from models.structures import BlockSparse
 
 # Up to so many inputs all tiles are one batched product; for more, moving its outputs would take
@@ -133,6 +134,7 @@ def error_curve(
     For its outputs, the order is that of each tile's own output energy; the error is exact where
     that is `AFFORDABLE`, else that of the cropped matrix, which least squares can only lower.
     """
+    check_target(weight, second_moment)
     blocks = _tiles(weight, tile)
     across = blocks.shape[1]
     if second_moment is None:

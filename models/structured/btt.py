@@ -19,6 +19,7 @@ from models.structured.block_grid import (
     grid_moment,
 )
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import check_target
 from models.structures import Btt
 
 # From so many inputs on, reordering the output factor pays for a middle that is never copied.
@@ -123,6 +124,7 @@ def error_curve(
     output_blocks: int,
 ) -> ErrorCurve:
     """Every rank at once: exact for the weight; for its outputs, the start of the projection."""
+    check_target(weight, second_moment)
     blocks = cut(weight, row_blocks=output_blocks, column_blocks=input_blocks)
     if second_moment is None:
         errors = remaining(decompose_blocks(blocks).energies.sum((0, 1)))

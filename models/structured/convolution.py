@@ -219,6 +219,8 @@ def patch_second_moment(
 
 def convolution_of(layer: nn.Conv2d, structure: Structure) -> Convolution:
     """The spec of a torch convolution with this structure; ValueError for borders not of zeros."""
+    if not isinstance(layer, nn.Conv2d):
+        raise ValueError(f"layer is a {type(layer).__name__}, but a convolution admits nn.Conv2d")  # noqa: TRY004
     if layer.padding_mode != "zeros":
         raise ValueError(f"padding_mode is {layer.padding_mode}, but a convolution admits zeros")
     return Convolution(

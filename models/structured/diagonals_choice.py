@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.structured.diagonals import batches, padded_gram
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import regularised
+from models.structured.output_error import check_target, regularised
 from models.structures import Diagonals
 
 # A curve with free entries sorts all entries once for each size: so many sizes, evenly in their
@@ -43,6 +43,7 @@ def error_curve(
 
     Exact: the energy outside or, given C, what the least-squares solution of each row leaves.
     """
+    check_target(weight, second_moment)
     energy = energies(weight, second_moment)
     rank = diagonal_ranks(energy)
     counts, entered = _entered(energy, rank, rest)

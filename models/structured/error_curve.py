@@ -26,6 +26,14 @@ class ErrorCurve(Generic[S]):
     errors: Float[Tensor, " sizes"]
     structure: Callable[[int], S]
 
+    def best_within(self, macs: int) -> S:
+        """The size of least error that takes at most so many MACs; ValueError where none does."""
+        affordable = self.errors.masked_fill(self.macs > macs, torch.inf)
+        if not (self.macs <= macs).any():
+            least = int(self.macs.min()) if len(self.macs) else 0
+            raise ValueError(f"macs is {macs}, but this curve admits {least} and more")
+        return self.structure(int(affordable.argmin()))
+
 
 def remaining(energies: Float[Tensor, " terms"]) -> Float[Tensor, " terms"]:
     """The share of the energy that is left when the first 1, 2, ... terms are taken away."""

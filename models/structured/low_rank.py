@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import regularised
+from models.structured.output_error import check_target, regularised
 from models.structures import LowRank
 
 
@@ -184,6 +184,7 @@ def error_curve(
     second_moment: Float[Tensor, "columns columns"] | None = None,
 ) -> ErrorCurve:
     """Every rank at once, exact for the weight and for its outputs, in float64."""
+    check_target(weight, second_moment)
     rows, columns = weight.shape
     matrix = weight.detach().double()
     # The smaller Gram matrix has the squared singular values in a fraction of an SVD's time.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import best_scale, output_error
+from models.structured.output_error import best_scale, check_target, output_error
 from models.structured.two_cores_fit import CoreIndices, as_products, decompose
 from models.structures import Einsum, Kronecker
 
@@ -23,6 +23,7 @@ def error_curve(
     the outputs likewise, and of the members up to the cost of dense only the 1st, 2nd, 4th, ...:
     the decomposition of the weight, scaled, is measured there.
     """
+    check_target(weight, second_moment)
     rows, columns = weight.shape
     sides = {"rows": rows, "columns": columns}
     start = smallest.sizes(**sides).rho

@@ -182,6 +182,16 @@ def test_a_weight_that_is_not_finite_is_refused(family: Family) -> None:
 
 
 @every_family
+def test_a_second_moment_of_other_inputs_is_refused(family: Family) -> None:
+    structure, weight = family.at_width(16)[0], torch.zeros(16, 16)
+    for moment in (torch.eye(15), torch.ones(16), torch.ones(1, 1)):
+        with pytest.raises(ValueError, match=r"second_moment is .*, but .* admits 16 x 16"):
+            project(weight, structure, second_moment=moment)
+    with pytest.raises(ValueError, match="second_moment is not symmetric"):
+        project(weight, structure, second_moment=torch.arange(256.0).view(16, 16))
+
+
+@every_family
 def test_a_data_aware_projection_is_no_worse_than_zero_or_the_plain_one(family: Family) -> None:
     def check(case: Case) -> None:
         weight, moment = case.weight(), case.second_moment()

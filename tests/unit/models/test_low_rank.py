@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from models.structured.build import project
 from models.structured.low_rank import DAMPING, decompose, error_curve, factors
 from models.structured.output_error import output_error, regularised
+from models.structures import LowRank
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -114,3 +116,17 @@ def test_a_second_moment_that_was_changed_is_regularised_again() -> None:
     assert regularised(given) is first
     given[0, 0] += 1
     assert regularised(given)[0, 0] == pytest.approx(float(first[0, 0]) + 1, rel=1e-5)
+
+
+def test_a_curve_gives_its_best_size_within_a_cost_and_says_where_it_begins() -> None:
+    curve = error_curve(drawn(6, 9))
+    assert curve.best_within(3 * 15 + 14) == LowRank(rank=3)
+    with pytest.raises(ValueError, match="macs is 14, but this curve admits 15 and more"):
+        curve.best_within(14)
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(3), torch.zeros(0, 4), torch.ones(2, 2).long()])
+def test_what_is_no_matrix_is_refused(weight: torch.Tensor) -> None:
+    for ask in (error_curve, lambda matrix: project(matrix, LowRank(rank=1))):
+        with pytest.raises(ValueError, match="a projection admits matrices of real numbers"):
+            ask(weight)
