@@ -61,6 +61,15 @@ def test_a_search_that_does_not_succeed_fails_the_demonstration(
         demo.run(client, Console(quiet=True), tmp_path)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """With SIGINT heard by child processes: a shell's background job passes on that it is not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_it_is_ended_nothing_is_left_running(tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
