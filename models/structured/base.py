@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from models.structured.output_error import check_target
+from models.structured.checks import check_bias, check_target, check_width
 from models.structured.trainable import TrainableLayer
-from models.structures.base import StructureSpec
+from models.structures.base import StructureSpec, check_matrix
 
 S = TypeVar("S", bound=StructureSpec, default=Any)
 
@@ -32,6 +32,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_matrix(rows=rows, columns=columns)
         structure.check_fits(rows=rows, columns=columns)
         self.spec = structure
         self.rows = rows
@@ -52,10 +53,11 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         """The layer nearest to a dense one: by weight or, given C = E[x x^T], by its output.
 
         The generator draws the starts of a fit that has any; without one, always the same.
-        ValueError where the two cannot be a matrix and the second moment of its inputs.
+        ValueError where these cannot be a matrix, its bias and the second moment of its inputs.
         """
         check_target(weight, second_moment)
         rows, columns = weight.shape
+        check_bias(bias, rows=rows)
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
         )
@@ -69,7 +71,8 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         return layer.to(weight.device)
 
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
-        """W x + b."""
+        """W x + b; ValueError for inputs of another width, which some products would take."""
+        check_width(x, columns=self.columns)
         return self.product(x, self.bias)
 
     @abstractmethod
@@ -125,6 +128,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         """Copy a bias into the layer, which must have been built with one exactly if given."""
         if (bias is None) != (self.bias is None):
             raise ValueError("a bias can be set exactly where the layer was built with one")
+        check_bias(bias, rows=self.rows)
         if bias is not None and self.bias is not None:
             with torch.no_grad():
                 self.bias.copy_(bias)

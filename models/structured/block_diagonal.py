@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.batched import padded, side_by_side, writes_in_place
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import check_target, regularised
+from models.structured.output_error import regularised
 from models.structures import BlockDiagonal
 
 

@@ -15,9 +15,10 @@ from models.structured.block_grid import (
     fit_blocks,
     grid_moment,
 )
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import check_target
 from models.structures import BlockLowRank
+from models.structures.base import check_sides
 
 
 @final
@@ -120,6 +121,8 @@ def error_curve(
     Exact for the weight; for its outputs, the start of the projection.
     """
     check_target(weight, second_moment)
+    of_rows, of_columns = ("row_blocks", row_blocks), ("column_blocks", column_blocks)
+    check_sides(of_rows, of_columns, rows=weight.shape[0], columns=weight.shape[1])
     blocks = cut(weight, row_blocks=row_blocks, column_blocks=column_blocks)
     if second_moment is None:
         energies = decompose_blocks(blocks).energies

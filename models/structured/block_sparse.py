@@ -10,9 +10,10 @@ from torch.nn import functional
 from models.structured.base import StructuredLinear, add_bias, draw_normal
 from models.structured.batched import padded
 from models.structured.block_grid import explained_in_order, grid_moment
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import check_target
 from models.structures import BlockSparse
+from models.structures.base import check_range, matrix_in_words
 
 # Up to so many inputs all tiles are one batched product; for more, moving its outputs would take
 # longer than the products, and each band of rows is one product instead.
@@ -135,6 +136,9 @@ def error_curve(
     that is `AFFORDABLE`, else that of the cropped matrix, which least squares can only lower.
     """
     check_target(weight, second_moment)
+    rows, columns = weight.shape
+    where = matrix_in_words(rows=rows, columns=columns)
+    check_range("tile", tile, low=1, high=max(rows, columns), where=where)
     blocks = _tiles(weight, tile)
     across = blocks.shape[1]
     if second_moment is None:

@@ -18,9 +18,10 @@ from models.structured.block_grid import (
     fit_blocks,
     grid_moment,
 )
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import check_target
 from models.structures import Btt
+from models.structures.base import check_sides
 
 # From so many inputs on, reordering the output factor pays for a middle that is never copied.
 MANY_INPUTS = 256
@@ -125,6 +126,8 @@ def error_curve(
 ) -> ErrorCurve:
     """Every rank at once: exact for the weight; for its outputs, the start of the projection."""
     check_target(weight, second_moment)
+    of_rows, of_columns = ("output_blocks", output_blocks), ("input_blocks", input_blocks)
+    check_sides(of_rows, of_columns, rows=weight.shape[0], columns=weight.shape[1])
     blocks = cut(weight, row_blocks=output_blocks, column_blocks=input_blocks)
     if second_moment is None:
         errors = remaining(decompose_blocks(blocks).energies.sum((0, 1)))

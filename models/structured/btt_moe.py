@@ -12,9 +12,11 @@ from torch.nn import functional
 
 from models.structured.base import add_bias, draw_normal
 from models.structured.btt import BttLinear
+from models.structured.checks import check_bias, check_target, check_width
 from models.structured.routing import Layout, auxiliary_loss, lay_out, route
 from models.structured.trainable import TrainableLayer
 from models.structures import Btt
+from models.structures.base import check_matrix
 from models.structures.btt_moe import BttMoe
 
 # Inputs of one expert that are multiplied together. More would leave more room at the tiles' ends,
@@ -36,6 +38,7 @@ class BttMoeLinear(TrainableLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_matrix(rows=rows, columns=columns)
         spec.check_fits(rows=rows, columns=columns)
         self.spec, self.rows, self.columns = spec, rows, columns
         groups, bands, rank = spec.input_blocks, spec.output_blocks, spec.rank
@@ -63,7 +66,9 @@ class BttMoeLinear(TrainableLayer):
         Equal gates are 1 / active, so the experts are scaled by `active`: those chosen then sum up
         to their part of the BTT.
         """
+        check_target(weight, second_moment)
         rows, columns = weight.shape
+        check_bias(bias, rows=rows)
         layer = cls(spec, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype)
         layer = layer.to(weight.device)
         whole = BttLinear.from_dense(
@@ -87,6 +92,7 @@ class BttMoeLinear(TrainableLayer):
 
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         """Each input through its chosen experts; work is theirs alone, but for the tiles' ends."""
+        check_width(x, columns=self.columns)
         inputs = x.reshape(-1, self.columns)
         if not torch.compiler.is_compiling() and not len(inputs):
             return x.new_zeros(*x.shape[:-1], self.rows)

@@ -12,10 +12,12 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias
 from models.structured.build import empty_layer, layer_class
+from models.structured.checks import check_bias, check_groups, check_images
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.trainable import TrainableLayer
 from models.structures import Structure
+from models.structures.base import check_range
 from models.structures.convolution import Convolution, ConvolutionSpec
 
 # Patches are written out for so many numbers at once where their second moment is summed up.
@@ -55,11 +57,14 @@ class StructuredConv2d(TrainableLayer):
     ) -> "StructuredConv2d":
         """The convolution nearest to a dense one: by weight or, given C of patches, by its output.
 
-        `patch_second_moment` measures C, one for each group.
+        `patch_second_moment` measures C, one for each group. ValueError where these do not belong
+        together.
         """
         expected = (spec.out_channels, spec.in_channels // spec.groups, *spec.kernel)
         if tuple(weight.shape) != expected:
             raise ValueError(f"the weight is {tuple(weight.shape)}, but the spec says {expected}")
+        check_bias(bias, rows=spec.out_channels)
+        check_groups(second_moment, groups=spec.groups)
         layer = cls(spec, bias=bias is not None, dtype=weight.dtype).to(weight.device)
         generator = generator or torch.Generator().manual_seed(0)
         matrices = weight.detach().reshape(spec.groups, spec.rows, spec.columns)
@@ -80,6 +85,7 @@ class StructuredConv2d(TrainableLayer):
     ) -> Float[Tensor, "batch out_channels new_height new_width"]:
         """The convolution, in the form that suits the structure."""
         spec, layers = self.spec, self.layers()
+        check_images(x, spec)
         if spec.kernel == (1, 1):
             return self._pointwise(x)
         if isinstance(layers[0], DenseLinear):
@@ -203,7 +209,12 @@ def patches(
 def patch_second_moment(
     x: Float[Tensor, "batch in_channels height width"], spec: ConvolutionSpec
 ) -> Float[Tensor, "groups columns columns"]:
-    """C = E[p p^T] of each group's patches p over all images and positions, in float64."""
+    """C = E[p p^T] of each group's patches p over all images and positions, in float64.
+
+    ValueError where there are no images, whose mean would be no number.
+    """
+    check_images(x, spec)
+    check_range("images", len(x), low=1, where="their mean")
     height, width = spec.output_size(height=x.shape[2], width=x.shape[3])
     numbers = spec.groups * spec.columns * height * width
     total = x.new_zeros(spec.groups, spec.columns, spec.columns, dtype=torch.float64)

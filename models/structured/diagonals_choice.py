@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from models.structured.checks import check_target
 from models.structured.diagonals import batches, padded_gram
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import check_target, regularised
+from models.structured.output_error import regularised
 from models.structures import Diagonals
+from models.structures.base import check_range
 
 # A curve with free entries sorts all entries once for each size: so many sizes, evenly in their
 # logarithm. Given C, it ends where its Cholesky factors would take more multiplications than this.
@@ -44,6 +46,7 @@ def error_curve(
     Exact: the energy outside or, given C, what the least-squares solution of each row leaves.
     """
     check_target(weight, second_moment)
+    check_range("rest", rest, low=0, where="a curve")
     energy = energies(weight, second_moment)
     rank = diagonal_ranks(energy)
     counts, entered = _entered(energy, rank, rest)

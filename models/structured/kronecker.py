@@ -5,10 +5,12 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve
 from models.structured.two_cores import TwoCoresLinear
 from models.structured.two_cores_curve import error_curve as terms_curve
 from models.structures import Kronecker
+from models.structures.base import check_sides
 
 
 @final
@@ -24,5 +26,8 @@ def error_curve(
     block_columns: int,
 ) -> ErrorCurve:
     """Every number of terms at once, exact for the weight where blocks of this size divide it."""
+    check_target(weight, second_moment)
+    of_rows, of_columns = ("block_rows", block_rows), ("block_columns", block_columns)
+    check_sides(of_rows, of_columns, rows=weight.shape[0], columns=weight.shape[1])
     smallest = Kronecker(terms=1, block_rows=block_rows, block_columns=block_columns)
     return terms_curve(weight, second_moment, smallest)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import StructuredLinear, draw_normal
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import check_target, regularised
+from models.structured.output_error import regularised
 from models.structures import LowRank
 
 

@@ -13,7 +13,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 # Directions the data never excite are given this share of the mean input energy: enough to make C
 # invertible in float64, too little to move the optimum. C summed in float32 may need more.
 REGULARISATION = 1e-7
-SKEW = 1e-2  # of its largest number: half precision rounds a second moment by less
 
 
 def output_error(
@@ -24,32 +23,6 @@ def output_error(
     if second_moment is None:
         return difference.square().sum()
     return ((difference @ second_moment) * difference).sum()
-
-
-def check_target(
-    weight: Float[Tensor, "rows columns"],
-    second_moment: Float[Tensor, "columns columns"] | None = None,
-) -> None:
-    """Raise ValueError where these cannot be a matrix and the second moment of its inputs."""
-    if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
-        shape = " x ".join(map(str, weight.shape)) or "a single number"
-        raise ValueError(
-            f"weight is {shape} of {weight.dtype}, but a projection admits matrices of real numbers"
-        )
-    if not weight.isfinite().all():
-        raise ValueError("weight holds numbers that are not finite")
-    if second_moment is None:
-        return
-    rows, columns = weight.shape
-    if second_moment.shape != (columns, columns):
-        shape = " x ".join(map(str, second_moment.shape)) or "a single number"
-        raise ValueError(
-            f"second_moment is {shape}, "
-            f"but a {rows} x {columns} matrix admits {columns} x {columns}"
-        )
-    skew = (second_moment - second_moment.T).abs().max()
-    if skew > SKEW * second_moment.abs().max():
-        raise ValueError("second_moment is not symmetric, but E[x x^T] is")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import draw_normal
+from models.structured.checks import check_bias, check_groups, check_images, check_target
 from models.structured.convolution import tap_views
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
@@ -50,8 +51,9 @@ class SparseConv2d(TrainableLayer):
         C is that of the given convolution's patches, by `patch_second_moment`. Then each output
         channel is the least-squares solution W C[:, J] C[J, J]^-1 on what it still sees.
         """
-        layer = cls(spec, bias=bias is not None, dtype=weight.dtype).to(weight.device)
+        check_bias(bias, rows=spec.out_channels)
         parts = _parts(weight, spec, spec.groups, second_moment)
+        layer = cls(spec, bias=bias is not None, dtype=weight.dtype).to(weight.device)
         high, wide = spec.kernel
         taps = torch.tensor([row * wide + column for row, column in spec.taps])
         inputs = spec.in_channels // spec.groups
@@ -75,6 +77,7 @@ class SparseConv2d(TrainableLayer):
     ) -> Float[Tensor, "batch out_channels new_height new_width"]:
         """The convolution with the kept taps."""
         spec = self.spec
+        check_images(x, spec)
         if len(spec.taps) == spec.kernel[0] * spec.kernel[1]:
             return functional.conv2d(
                 x,
@@ -189,6 +192,9 @@ def _parts(
             f"the weight is {tuple(weight.shape)}, but {groups} groups of {spec.in_channels} to "
             f"{spec.out_channels} channels with a kernel of {spec.kernel} cannot be made of it"
         )
+    check_groups(second_moment, groups=old)
+    for group, matrix in enumerate(weight.reshape(old, spec.out_channels // old, -1)):
+        check_target(matrix, None if second_moment is None else second_moment[group])
     matrix = weight.detach().double().reshape(old, spec.out_channels // old, -1)
     split = groups // old
     if second_moment is None:

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import best_scale, check_target, output_error
+from models.structured.output_error import best_scale, output_error
 from models.structured.two_cores_fit import CoreIndices, as_products, decompose
 from models.structures import Einsum, Kronecker
 

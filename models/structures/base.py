@@ -68,10 +68,28 @@ class StructureSpec(Spec, ABC):
         """Yield what its picture consists of, from the back to the front."""
 
 
-def check_range(name: str, value: int, *, low: int, high: int, where: str) -> None:
+def check_range(name: str, value: float, *, low: int, high: int | None = None, where: str) -> None:
     """Raise ValueError with the argument, its value and the range that `where` admits."""
-    if not low <= value <= high:
+    if high is None:
+        if not value >= low:
+            raise ValueError(f"{name} is {value}, but {where} admits {low} and more")
+    elif not low <= value <= high:
         raise ValueError(f"{name} is {value}, but {where} admits {low} to {high}")
+
+
+def check_matrix(*, rows: int, columns: int) -> None:
+    """Raise ValueError where no matrix has as few rows or columns."""
+    check_range("rows", rows, low=1, where="a matrix")
+    check_range("columns", columns, low=1, where="a matrix")
+
+
+def check_sides(
+    of_rows: tuple[str, int], of_columns: tuple[str, int], *, rows: int, columns: int
+) -> None:
+    """Admit two arguments, each with its name, up to the rows and up to the columns."""
+    where = matrix_in_words(rows=rows, columns=columns)
+    check_range(*of_rows, low=1, high=rows, where=where)
+    check_range(*of_columns, low=1, high=columns, where=where)
 
 
 def matrix_in_words(*, rows: int, columns: int) -> str:

@@ -9,8 +9,8 @@ from models.structures.base import (
     Patch,
     StructureSpec,
     check_range,
+    check_sides,
     counted,
-    matrix_in_words,
 )
 from models.structures.grid import cells
 
@@ -37,9 +37,8 @@ class BlockLowRank(StructureSpec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit as many blocks as a side has entries, and ranks up to a block's smaller side."""
-        where = matrix_in_words(rows=rows, columns=columns)
-        check_range("row blocks", len(self.ranks), low=1, high=rows, where=where)
-        check_range("column blocks", len(self.ranks[0]), low=1, high=columns, where=where)
+        of_rows, of_columns = ("row blocks", len(self.ranks)), ("column blocks", len(self.ranks[0]))
+        check_sides(of_rows, of_columns, rows=rows, columns=columns)
         height, width = self.block_sides(rows=rows, columns=columns)
         where = f"a {height} x {width} block"
         for rank in sorted({rank for row in self.ranks for rank in row}):

@@ -5,7 +5,7 @@ from typing import Literal, final
 
 from pydantic import PositiveInt
 
-from models.structures.base import Patch, StructureSpec, check_range, matrix_in_words
+from models.structures.base import Patch, StructureSpec, check_range, check_sides
 from models.structures.grid import cells
 
 
@@ -23,9 +23,11 @@ class Btt(StructureSpec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit as many blocks as a side has entries, and ranks up to a block's smaller side."""
-        where = matrix_in_words(rows=rows, columns=columns)
-        check_range("input_blocks", self.input_blocks, low=1, high=columns, where=where)
-        check_range("output_blocks", self.output_blocks, low=1, high=rows, where=where)
+        of_rows, of_columns = (
+            ("output_blocks", self.output_blocks),
+            ("input_blocks", self.input_blocks),
+        )
+        check_sides(of_rows, of_columns, rows=rows, columns=columns)
         height, width = self.block_sides(rows=rows, columns=columns)
         where = f"a {height} x {width} block"
         check_range("rank", self.rank, low=1, high=min(height, width), where=where)

@@ -8,7 +8,7 @@ from typing import Literal, final
 from pydantic import PositiveInt, model_validator
 
 from models.frozen import Spec
-from models.structures.base import check_range, matrix_in_words
+from models.structures.base import check_range, check_sides
 
 
 @final
@@ -33,9 +33,11 @@ class BttMoe(Spec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit as many blocks as a side has entries, and in all as much rank as a block has."""
-        where = matrix_in_words(rows=rows, columns=columns)
-        check_range("input_blocks", self.input_blocks, low=1, high=columns, where=where)
-        check_range("output_blocks", self.output_blocks, low=1, high=rows, where=where)
+        of_rows, of_columns = (
+            ("output_blocks", self.output_blocks),
+            ("input_blocks", self.input_blocks),
+        )
+        check_sides(of_rows, of_columns, rows=rows, columns=columns)
         height, width = self.block_sides(rows=rows, columns=columns)
         check_range(
             "experts times rank",

@@ -9,7 +9,7 @@ from typing import Literal, final
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from models.structures.base import Patch, StructureSpec, check_range, matrix_in_words, whole
+from models.structures.base import Patch, StructureSpec, check_range, check_sides, whole
 
 
 @final
@@ -27,9 +27,8 @@ class ButterflyGadget(StructureSpec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit cores no larger than the matrix, and what a generator takes as a seed."""
-        where = matrix_in_words(rows=rows, columns=columns)
-        check_range("core_rows", self.core_rows, low=1, high=rows, where=where)
-        check_range("core_columns", self.core_columns, low=1, high=columns, where=where)
+        of_rows, of_columns = ("core_rows", self.core_rows), ("core_columns", self.core_columns)
+        check_sides(of_rows, of_columns, rows=rows, columns=columns)
         check_range("seed", self.seed, low=0, high=2**63 - 1, where="a generator")
 
     def parameter_count(self, *, rows: int, columns: int) -> int:

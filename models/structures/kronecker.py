@@ -4,7 +4,7 @@ from typing import Literal, final
 
 from pydantic import PositiveInt
 
-from models.structures.base import check_range, counted, matrix_in_words
+from models.structures.base import check_range, check_sides, counted, matrix_in_words
 from models.structures.two_cores import CoreSizes, TwoCores
 
 
@@ -35,10 +35,10 @@ class Kronecker(TwoCores):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit blocks no larger than the matrix, and as many terms as the smaller factor needs."""
-        where = matrix_in_words(rows=rows, columns=columns)
-        check_range("block_rows", self.block_rows, low=1, high=rows, where=where)
-        check_range("block_columns", self.block_columns, low=1, high=columns, where=where)
+        of_rows, of_columns = ("block_rows", self.block_rows), ("block_columns", self.block_columns)
+        check_sides(of_rows, of_columns, rows=rows, columns=columns)
         most = self.sizes(rows=rows, columns=columns).most_terms
+        where = matrix_in_words(rows=rows, columns=columns)
         where += f" in blocks of {self.block_rows} x {self.block_columns}"
         check_range("terms", self.terms, low=1, high=most, where=where)
 

@@ -182,6 +182,14 @@ def test_a_weight_that_is_not_finite_is_refused(family: Family) -> None:
 
 
 @every_family
+def test_inputs_of_another_width_are_refused(family: Family) -> None:
+    layer = empty_layer(family.at_width(16)[0], rows=16, columns=16)
+    for width in (1, 15, 32):
+        with pytest.raises(ValueError, match=f"x is 3 x {width}, but this layer admits 16 as its"):
+            layer(torch.zeros(3, width))
+
+
+@every_family
 def test_a_second_moment_of_other_inputs_is_refused(family: Family) -> None:
     structure, weight = family.at_width(16)[0], torch.zeros(16, 16)
     for moment in (torch.eye(15), torch.ones(16), torch.ones(1, 1)):

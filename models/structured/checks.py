@@ -1,0 +1,80 @@
+"""What a layer admits: each refusal names the argument, what it is and what it may be."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from models.structures.convolution import ConvolutionSpec
+
+SKEW = 1e-2  # of its largest number: half precision rounds a second moment by less
+
+
+def check_target(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> None:
+    """Raise ValueError where these cannot be a matrix and the second moment of its inputs."""
+    if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
+        raise ValueError(
+            f"weight is {shape_in_words(weight)} of {weight.dtype}, "
+            "but a projection admits matrices of real numbers"
+        )
+    check_finite("weight", weight)
+    if second_moment is None:
+        return
+    rows, columns = weight.shape
+    if second_moment.shape != (columns, columns):
+        raise ValueError(
+            f"second_moment is {shape_in_words(second_moment)}, "
+            f"but a {rows} x {columns} matrix admits {columns} x {columns}"
+        )
+    skew = (second_moment - second_moment.T).abs().max()
+    if skew > SKEW * second_moment.abs().max():
+        raise ValueError("second_moment is not symmetric, but E[x x^T] is")
+
+
+def check_bias(bias: Tensor | None, *, rows: int) -> None:
+    """Raise ValueError where this cannot be the bias of so many outputs, if there is one."""
+    if bias is None:
+        return
+    if bias.shape != (rows,):
+        raise ValueError(
+            f"bias is {shape_in_words(bias)}, but a layer of {rows} outputs admits {rows}"
+        )
+    check_finite("bias", bias)
+
+
+def check_groups(second_moment: Tensor | None, *, groups: int) -> None:
+    """Raise ValueError unless there is one second moment for each group, or none at all."""
+    if second_moment is not None and (second_moment.dim() != 3 or len(second_moment) != groups):
+        raise ValueError(
+            f"second_moment is {shape_in_words(second_moment)}, "
+            f"but a convolution of {groups} groups admits {groups} x columns x columns"
+        )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where a tensor holds infinities or what is no number."""
+    if not tensor.isfinite().all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+
+
+def check_width(x: Tensor, *, columns: int) -> None:
+    """Raise ValueError where inputs have another number of entries than a layer has columns."""
+    if x.size(-1) != columns:
+        raise ValueError(
+            f"x is {shape_in_words(x)}, but this layer admits {columns} as its last size"
+        )
+
+
+def check_images(x: Tensor, spec: ConvolutionSpec) -> None:
+    """Raise ValueError where these are no images of a convolution's channels."""
+    if x.dim() != 4 or x.size(1) != spec.in_channels:
+        raise ValueError(
+            f"x is {shape_in_words(x)}, "
+            f"but this convolution admits images x {spec.in_channels} x height x width"
+        )
+
+
+def shape_in_words(tensor: Tensor) -> str:
+    """`4 x 6`, for messages."""
+    return " x ".join(map(str, tensor.shape)) or "a single number"

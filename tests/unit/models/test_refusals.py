@@ -1,0 +1,136 @@
+"""What layers, projections and curves refuse, each by a message that says what would do."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.structured import (
+    block_low_rank,
+    block_sparse,
+    btt,
+    diagonals_choice,
+    kronecker,
+    sparse_convolution,
+)
+from models.structured.btt_moe import BttMoeLinear
+from models.structured.build import empty_layer, project
+from models.structured.convolution import StructuredConv2d, patch_second_moment
+from models.structured.error_curve import ErrorCurve
+from models.structured.sparse_convolution import SparseConv2d
+from models.structures import Dense, LowRank
+from models.structures.btt_moe import BttMoe
+from models.structures.convolution import Convolution, SparseConvolution
+
+CONVOLUTION = Convolution(in_channels=4, out_channels=2, kernel=(3, 3), groups=2)
+SPARSE = SparseConvolution(
+    in_channels=4, out_channels=2, kernel=(3, 3), groups=2, taps=((0, 0), (1, 1))
+)
+KERNEL = torch.ones(2, 2, 3, 3)
+MIXTURE = BttMoe(input_blocks=2, output_blocks=2, experts=2, active=1)
+
+
+@pytest.mark.parametrize("size", [-1, 0, 7])
+@pytest.mark.parametrize(
+    ("curve", "fitting", "argument"),
+    [
+        (block_low_rank.error_curve, {"column_blocks": 2}, "row_blocks"),
+        (block_low_rank.error_curve, {"row_blocks": 2}, "column_blocks"),
+        (btt.error_curve, {"output_blocks": 2}, "input_blocks"),
+        (btt.error_curve, {"input_blocks": 2}, "output_blocks"),
+        (kronecker.error_curve, {"block_columns": 2}, "block_rows"),
+        (kronecker.error_curve, {"block_rows": 2}, "block_columns"),
+        (block_sparse.error_curve, {}, "tile"),
+    ],
+)
+def test_a_curve_of_blocks_beyond_the_matrix_is_refused(
+    curve: Callable[..., ErrorCurve], fitting: dict[str, int], argument: str, size: int
+) -> None:
+    with pytest.raises(ValueError, match=f"^{argument} is {size}, but a 6 x 6 matrix admits 1 to"):
+        curve(torch.eye(6), **fitting, **{argument: size})
+
+
+def test_a_curve_with_less_than_no_rest_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rest is -0\.5, but a curve admits 0 and more"):
+        diagonals_choice.error_curve(torch.eye(3), rest=-0.5)
+
+
+@pytest.mark.parametrize("structure", [None, "low_rank", LowRank, MIXTURE])
+def test_what_is_no_structure_is_refused_by_its_name(structure: object) -> None:
+    kind = type(structure).__name__
+    with pytest.raises(TypeError, match=f"structure is a {kind}, but a layer admits"):
+        project(torch.eye(4), structure)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_layer_of_no_rows_or_columns_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"rows is {size}, but a matrix admits 1 and more"):
+        empty_layer(Dense(), rows=size, columns=3)
+    with pytest.raises(ValueError, match=f"columns is {size}, but a matrix admits 1 and more"):
+        BttMoeLinear(MIXTURE, rows=4, columns=size)
+
+
+FROM_DENSE = [
+    (partial(project, structure=LowRank(rank=1)), torch.ones(2, 3)),
+    (partial(BttMoeLinear.from_dense, spec=MIXTURE), torch.ones(2, 8)),
+    (partial(StructuredConv2d.from_dense, spec=CONVOLUTION), KERNEL),
+    (partial(SparseConv2d.from_dense, spec=SPARSE), KERNEL),
+]
+
+
+@pytest.mark.parametrize(("from_dense", "weight"), FROM_DENSE)
+def test_a_bias_of_other_outputs_is_refused(
+    from_dense: Callable[..., torch.nn.Module], weight: Tensor
+) -> None:
+    for bias, shape in ((torch.ones(1), "1"), (torch.ones(2, 1), "2 x 1")):
+        message = f"bias is {shape}, but a layer of 2 outputs admits 2"
+        with pytest.raises(ValueError, match=message):
+            from_dense(weight, bias=bias)
+    with pytest.raises(ValueError, match="bias holds numbers that are not finite"):
+        from_dense(weight, bias=torch.tensor([0, torch.nan]))
+
+
+@pytest.mark.parametrize(("from_dense", "weight"), FROM_DENSE)
+def test_a_weight_that_is_not_finite_is_refused(
+    from_dense: Callable[..., torch.nn.Module], weight: Tensor
+) -> None:
+    with pytest.raises(ValueError, match="weight holds numbers that are not finite"):
+        from_dense(weight * torch.nan)
+
+
+@pytest.mark.parametrize(("from_dense", "weight"), FROM_DENSE[2:])
+def test_a_second_moment_of_other_groups_or_patches_is_refused(
+    from_dense: Callable[..., torch.nn.Module], weight: Tensor
+) -> None:
+    for moment in (torch.eye(18), torch.eye(18).expand(3, 18, 18)):
+        with pytest.raises(ValueError, match=r"but a convolution of 2 groups admits 2 x columns"):
+            from_dense(weight, second_moment=moment)
+    with pytest.raises(ValueError, match="but a 1 x 18 matrix admits 18 x 18"):
+        from_dense(weight, second_moment=torch.eye(17).expand(2, 17, 17))
+
+
+def test_a_curve_of_a_kernel_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight holds numbers that are not finite"):
+        sparse_convolution.error_curve(KERNEL * torch.inf, CONVOLUTION)
+
+
+@pytest.mark.parametrize(
+    "layer", [StructuredConv2d(CONVOLUTION), SparseConv2d(SPARSE)], ids=["structured", "sparse"]
+)
+def test_images_of_other_channels_are_refused(layer: torch.nn.Module) -> None:
+    for shape, words in (((1, 2, 5, 5), "1 x 2 x 5 x 5"), ((4, 5, 5), "4 x 5 x 5")):
+        message = f"x is {words}, but this convolution admits images x 4 x height x width"
+        with pytest.raises(ValueError, match=message):
+            layer(torch.ones(shape))
+
+
+def test_no_images_have_no_second_moment() -> None:
+    with pytest.raises(ValueError, match="images is 0, but their mean admits 1 and more"):
+        patch_second_moment(torch.ones(0, 4, 5, 5), CONVOLUTION)
+
+
+def test_inputs_of_another_width_are_refused_by_a_mixture() -> None:
+    with pytest.raises(ValueError, match="x is 3 x 7, but this layer admits 8 as its last size"):
+        BttMoeLinear(MIXTURE, rows=4, columns=8)(torch.ones(3, 7))
