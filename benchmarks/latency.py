@@ -62,10 +62,10 @@ def cell(
             "in_words": spec.in_words(),
             "macs": spec.mac_count(rows=rows, columns=columns),
             "parameters": spec.parameter_count(rows=rows, columns=columns),
-            "time_over_dense": ratio(times, name, "dense").rounded(),
-            "time_over_low_rank": ratio(times, name, "low rank").rounded(),
+            "time_over_dense": ratio(times, name, "dense"),
+            "time_over_low_rank": ratio(times, name, "low rank"),
             "deployed_form": deployed[name].form,
-            "deployed_over_dense": ratio(times, f"{name}, deployed", "dense").rounded(),
+            "deployed_over_dense": ratio(times, f"{name}, deployed", "dense"),
         }
 
 

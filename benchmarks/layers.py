@@ -166,7 +166,7 @@ def compared(rows: int, columns: int, *, seconds: float) -> Iterator[dict[str, o
                 "projection_error": float((weight - one.dense).norm() / weight.norm()),
                 "projection_seconds": round(one.seconds, 3),
                 "time_over_dense": {
-                    tokens: ratio(times[tokens], name, "dense").rounded() for tokens in TOKENS
+                    tokens: ratio(times[tokens], name, "dense") for tokens in TOKENS
                 },
             }
 

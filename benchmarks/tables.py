@@ -143,6 +143,7 @@ def _deployed(row: Row) -> str:
     return f"{_short(row['deployed_over_dense'][0])} {row['deployed_form']}"
 
 
+OPENING = "# Benchmarks\n\nNumbers of one machine; anyone can repeat them with the commands."
 SECTIONS: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], Iterator[str]]]] = {
     "latency": (
         "Latency of every structure",
@@ -164,19 +165,48 @@ parameters. Rivals in italics.""",
 }
 
 
-def main() -> None:
-    """Print the page."""
+def section(path: Path) -> str:
+    """Write what one file holds; ValueError, a sentence, where that is no benchmark's line."""
+    try:
+        line = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    name = str(line.get("benchmark")) if isinstance(line, dict) else ""
+    if name not in SECTIONS:
+        known = " and ".join(f"benchmarks.{known}" for known in SECTIONS)
+        raise ValueError(f"{path} is not what one of {known} has printed")
+    try:
+        return "\n\n".join(_section(name, line))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not a whole line of this version's benchmarks.{name}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _section(name: str, line: Row) -> Iterator[str]:
+    title, words, write = SECTIONS[name]
+    yield f"## {title}"
+    yield words
+    yield (
+        f"`python -m benchmarks.{name}` on {line['processor']},\n"
+        f"{line['cores']} cores, {line['threads']} thread(s), torch {line['torch']}."
+    )
+    yield from write(line["results"])
+    yield from _curves(line.get("error_curve_seconds", {}))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the page, or say which file is at fault and print nothing of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", type=Path, nargs="+", help="each a benchmark's JSON line")
-    print("# Benchmarks\n\nNumbers of one machine; anyone can repeat them with the commands.\n")
-    for path in parser.parse_args().files:
-        line = json.loads(path.read_text(encoding="utf-8"))
-        title, words, write = SECTIONS[line["benchmark"]]
-        print(f"## {title}\n\n{words}\n")
-        print(f"`python -m benchmarks.{line['benchmark']}` on {line['processor']},")
-        print(f"{line['cores']} cores, {line['threads']} thread(s), torch {line['torch']}.\n")
-        for part in (*write(line["results"]), *_curves(line.get("error_curve_seconds", {}))):
-            print(f"{part}\n")
+    try:
+        sections = [section(path) for path in parser.parse_args(arguments).files]
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n\n".join((OPENING, *sections)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,14 @@
 """Times of several products in pairs: every round calls each in turn, and ratios are per round."""
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from models.deployment import timing
 
 Call = Callable[[], object]
 
 SHORTEST = 5e-4  # seconds that one timing should take: shorter calls are repeated within it
 FEWEST, MOST = 7, 60  # rounds
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """The median and the quartiles of the ratios of all rounds."""
-
-    median: float
-    lower: float
-    upper: float
-
-    def rounded(self) -> list[float]:
-        """Median, lower and upper quartile, for JSON."""
-        return [round(value, 3) for value in (self.median, self.lower, self.upper)]
 
 
 def rounds_of(calls: Mapping[str, Call], *, seconds: float) -> dict[str, list[float]]:
@@ -45,11 +32,10 @@ def rounds_of(calls: Mapping[str, Call], *, seconds: float) -> dict[str, list[fl
     return times
 
 
-def ratio(times: Mapping[str, list[float]], name: str, to: str) -> Ratio:
-    """How long one call takes over another, round by round."""
-    ratios = [one / other for one, other in zip(times[name], times[to], strict=True)]
-    lower, median, upper = statistics.quantiles(ratios, n=4)
-    return Ratio(median, lower, upper)
+def ratio(times: Mapping[str, list[float]], name: str, to: str) -> list[float]:
+    """Median, lower and upper quartile of one call's times over another's, for JSON."""
+    found = timing([one / other for one, other in zip(times[name], times[to], strict=True)])
+    return [round(value, 3) for value in (found.ratio, *found.quartiles)]
 
 
 def _timed(call: Call, repeats: int) -> float:

@@ -1,11 +1,14 @@
 """What the benchmarks measure with: ratios, memory, sizes; and their lines, in the short."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import latency, layers, tables
+from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
 from benchmarks.sizes import SIZES
 from benchmarks.timing import FEWEST, ratio, rounds_of
@@ -13,7 +16,7 @@ from benchmarks.timing import FEWEST, ratio, rounds_of
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     times = {"one": [2.0, 4.0, 90.0, 8.0, 10.0], "other": [1.0, 2.0, 3.0, 4.0, 5.0]}
-    assert ratio(times, "one", "other").median == 2.0
+    assert ratio(times, "one", "other") == [2.0, 2.0, 16.0]
 
 
 def test_every_call_is_timed_in_every_round() -> None:
@@ -67,3 +70,70 @@ def test_the_rivals_are_made_of_the_same_matrix() -> None:
     assert made.parameters == 115 * 1536
     x = torch.randn(2, 768, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(made.call(x), x @ made.dense.T, rtol=1e-3, atol=1e-4)
+
+
+def line(**changes: object) -> str:
+    row = {
+        "rows": 64,
+        "columns": 64,
+        "layer": "low rank",
+        "rival": False,
+        "parameters": 1280,
+        "working_bytes": 4000,
+        "projection_error": 0.5,
+        "projection_seconds": 0.01,
+        "time_over_dense": {count: [0.5, 0.4, 0.6] for count in ("1", "64", "1576")},
+    }
+    machine = {"processor": "a processor", "cores": 2, "threads": 1, "torch": "2.13"}
+    whole = {"benchmark": "layers", **machine, "results": [row]}
+    return json.dumps(whole | changes)
+
+
+def test_a_benchmarks_line_becomes_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "layers.json").write_text(line())
+    tables.main([str(tmp_path / "layers.json")])
+    page = capsys.readouterr().out
+    assert page.startswith(tables.OPENING)
+    assert "| low rank | 1,280 | 0.5000 |" in page
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("", "is not JSON"),
+        ("Traceback (most recent call last):", "is not JSON"),
+        ("[]", "is not what one of benchmarks.latency and benchmarks.layers has printed"),
+        (line(benchmark="ablation"), "is not what one of"),
+        (line(results=[{"rows": 64}]), "is not a whole line of this version's benchmarks.layers"),
+        (line(results=None), "is not a whole line of this version's benchmarks.layers"),
+    ],
+    ids=["missing", "empty", "no JSON", "no line", "without tables", "other fields", "no results"],
+)
+def test_a_bad_file_gets_a_sentence_and_nothing_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, sentence: str
+) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(line())
+    if content is not None:
+        bad.write_text(content)
+    with pytest.raises(SystemExit, match="2"):
+        tables.main([str(good), str(bad)])
+    said = capsys.readouterr()
+    assert not said.out
+    assert f"{bad} {sentence}" in said.err
+
+
+def test_the_page_in_the_documents_names_what_the_benchmarks_name() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page.startswith(tables.OPENING)
+    for title, words, _ in tables.SECTIONS.values():
+        assert f"## {title}\n\n{words}\n" in page
+    first = re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
+    # A row of the latency is followed by the structure in words; a rival is in italics.
+    cells = {re.sub(r" \(.*|^\*|\*$", "", cell) for cell in first}
+    heads = {"---", "structure", "layer", "all"}
+    assert len(cells) > len(SIZES)
+    assert cells <= heads | SIZES.keys() | RIVALS.keys()
