@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.forms import Form
 from models.networks.build import build_network
 from models.spec import NetworkSpec
 
 WEIGHTS, SPEC, PROGRAM = "network.safetensors", "network.json", "network.pt2"
+FORMS = "forms.json"
+_FORMS = TypeAdapter(dict[str, Form])
 # The one key of a safetensors header under which all JSON travels.
 VALUES = "values"
 
@@ -50,8 +53,7 @@ def save_network(folder: Path, spec: NetworkSpec, module: nn.Module) -> None:
     """Write the weights and the spec that says what they are."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, module.state_dict())
-    text = spec.model_dump_json(indent=2) + "\n"
-    _replace(folder / SPEC, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(folder / SPEC, spec.model_dump_json(indent=2) + "\n")
 
 
 def load_spec(folder: Path) -> NetworkSpec:
@@ -63,6 +65,22 @@ def load_spec(folder: Path) -> NetworkSpec:
         raise CheckpointError(f"{path} does not exist") from error
     except ValidationError as error:
         raise CheckpointError(f"{path} is not a network's spec: {error}") from error
+
+
+def save_forms(folder: Path, forms: Mapping[str, Form]) -> None:
+    """Write beside a saved network the form in which each of its structured layers runs fastest."""
+    write_text(folder / FORMS, json.dumps(dict(forms), indent=2) + "\n")
+
+
+def load_forms(folder: Path) -> dict[str, Form]:
+    """Read what `save_forms` wrote, for `models.deployment.with_forms`."""
+    path = folder / FORMS
+    try:
+        return _FORMS.validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} does not say in which form layers run: {error}") from error
 
 
 def load_network(folder: Path) -> nn.Module:
@@ -111,6 +129,11 @@ def export(
         )
     traced.train(was_training)
     _replace(folder / PROGRAM, lambda temporary: torch.export.save(program, temporary))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, wholly or not at all."""
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -3,21 +3,19 @@
 import copy
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from models.spec import NetworkSpec
+from models.forms import ChosenForm, Form, LayerUse
+from models.spec import LayerSpec, NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
 from models.structured.spectral import SpectralLinear
 from models.structures import Dense
 
-# `structured` is the layer as it is; the others are W itself, the two forms of GBLR, and the two
-# factors that a spectral layer makes of its reflections.
-Form = Literal["dense", "structured", "packed", "sliced", "factors"]
 # Seconds that one pass of a layer takes.
 Timer = Callable[[nn.Module, Tensor], float]
 
@@ -45,44 +43,43 @@ class Timing:
         return self.ratio <= WIN and self.quartiles[1] < 1
 
 
-EVEN = Timing(1.0, (1.0, 1.0))
-
-
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A layer in the form that was fastest, which is `dense` unless another really wins."""
+    """A layer in the form that was fastest, which is `dense` unless another really wins.
+
+    `timings` has the time over the dense matrix's of each form that was measured: none for a dense
+    layer. A form that was given up as hopeless has its first rounds alone.
+    """
 
     layer: StructuredLinear
     form: Form
-    timing: Timing
+    timings: Mapping[Form, Timing]
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedNetwork:
-    """A copy of a network, and the form of each of its layers that has a structure."""
+    """A copy of a network, the form of each of its layers that has a structure, and the choices."""
 
     network: nn.Module
     forms: Mapping[str, Form]
-
-    @property
-    def run_dense(self) -> tuple[str, ...]:
-        """The layers with a structure whose dense matrix is faster, in the network's order."""
-        return tuple(name for name, form in self.forms.items() if form == "dense")
+    chosen: tuple[ChosenForm, ...]
 
 
 def seconds_taken(layer: nn.Module, inputs: Tensor) -> float:
     """Run a module, again and again if it is quick, and wait for its device."""
     _finish(inputs.device)
-    start, passes = time.perf_counter(), 0
-    while (taken := time.perf_counter() - start) < SHORTEST:
+    start, passes, taken = time.perf_counter(), 0, 0.0
+    # At least once: on a busy machine the time may be over before the first pass.
+    while not passes or taken < SHORTEST:
         layer(inputs)
         _finish(inputs.device)
         passes += 1
+        taken = time.perf_counter() - start
     return taken / passes
 
 
 def deploy(
-    layer: StructuredLinear,
+    layer: nn.Module,
     *,
     tokens: int,
     generator: torch.Generator,
@@ -90,19 +87,22 @@ def deploy(
 ) -> Deployed:
     """Choose the form for this many input vectors, on the layer's device and in its dtype.
 
-    The layer itself is left as it is. `generator` draws the inputs, on the CPU.
+    The layer itself is left as it is. `generator` draws the inputs, on the CPU. ValueError for what
+    is no StructuredLinear, and for no inputs.
     """
+    layer = _structured(layer, "layer")
+    _check_count("tokens", tokens)
     candidates = {form: _in_form(layer, form) for form in _forms(layer)}
     if not candidates:
-        return Deployed(_in_form(layer, "dense"), "dense", EVEN)
+        return Deployed(_in_form(layer, "dense"), "dense", {})
     dense = _in_form(layer, "dense")
     example = next(layer.parameters())
     inputs = torch.randn(tokens, layer.columns, generator=generator).to(example)
     timings = _race(candidates, dense, inputs, timer)
     fastest = min(timings, key=lambda form: timings[form].ratio)
     if timings[fastest].wins:
-        return Deployed(candidates[fastest], fastest, timings[fastest])
-    return Deployed(dense, "dense", EVEN)
+        return Deployed(candidates[fastest], fastest, timings)
+    return Deployed(dense, "dense", timings)
 
 
 def deploy_network(
@@ -111,30 +111,79 @@ def deploy_network(
     *,
     batch: int,
     generator: torch.Generator,
+    chosen: Iterable[ChosenForm] = (),
     timer: Timer = seconds_taken,
 ) -> DeployedNetwork:
     """Copy a network with every structured layer in its fastest form for this many samples.
 
-    Layers of one shape and structure are measured once.
+    Layers that are used alike are measured once; one whose use `chosen` has takes the form from
+    there. What comes back as `chosen` is all of that and what was measured. ValueError where `spec`
+    names a layer that the network has not, or no sample is given.
     """
-    deployed = copy.deepcopy(network)
+    _check_count("batch", batch)
+    known = {one.use: one.form for one in chosen}
     forms: dict[str, Form] = {}
-    known: dict[str, Form] = {}
     for layer in spec.layers:
         if isinstance(layer.structure, Dense):
             continue
-        module = deployed.get_submodule(layer.name)
-        assert isinstance(module, StructuredLinear), "a network's table names its layers"
-        key = layer.model_dump_json(exclude={"name"})
-        if key in known:
-            found = _in_form(module, known[key])
-        else:
-            tokens = layer.tokens * batch
-            chosen = deploy(module, tokens=tokens, generator=generator, timer=timer)
-            found, known[key] = chosen.layer, chosen.form
-        deployed.set_submodule(layer.name, found)
-        forms[layer.name] = known[key]
-    return DeployedNetwork(deployed, forms)
+        module = _structured(_submodule(network, layer.name), layer.name)
+        use = _use(layer, module, batch=batch)
+        if use not in known:
+            known[use] = deploy(module, tokens=use.tokens, generator=generator, timer=timer).form
+        forms[layer.name] = known[use]
+    return DeployedNetwork(
+        network=with_forms(network, forms),
+        forms=forms,
+        chosen=tuple(ChosenForm(use=use, form=form) for use, form in known.items()),
+    )
+
+
+def with_forms(network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
+    """Copy a network with the named layers in these forms; nothing is measured.
+
+    ValueError where a name is no layer of the network, or its layer has no such form.
+    """
+    copied = copy.deepcopy(network)
+    for name, form in forms.items():
+        layer = _structured(_submodule(copied, name), name)
+        admitted = ("dense", *_forms(layer))
+        if form not in admitted:
+            words = f"{layer.spec.in_words()} admits {' or '.join(admitted)}"
+            raise ValueError(f"the form of {name} is {form}, but {words}")
+        copied.set_submodule(name, _in_form(layer, form))
+    return copied
+
+
+def _use(layer: LayerSpec, module: StructuredLinear, *, batch: int) -> LayerUse:
+    example = next(module.parameters())
+    return LayerUse(
+        structure=layer.structure,
+        rows=layer.rows,
+        columns=layer.columns,
+        bias=layer.bias,
+        dtype=str(example.dtype).removeprefix("torch."),
+        tokens=layer.tokens * batch,
+        device=str(example.device),
+    )
+
+
+def _submodule(network: nn.Module, name: str) -> nn.Module:
+    try:
+        return network.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"the network has no layer {name}") from error
+
+
+def _structured(layer: nn.Module, argument: str) -> StructuredLinear:
+    if isinstance(layer, StructuredLinear):
+        return layer
+    kind = type(layer).__name__
+    raise ValueError(f"{argument} is a {kind}, but deployment admits a StructuredLinear")
+
+
+def _check_count(argument: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{argument} is {count}, but a measurement admits 1 or more")
 
 
 def _forms(layer: StructuredLinear) -> tuple[Form, ...]:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from models.cost import layer_cost, network_macs, network_parameters, smallest_step
-from models.deployment import DeployedNetwork, deploy_network, seconds_taken, timing
+from models.deployment import DeployedNetwork, Timing, deploy_network, seconds_taken, timing
 from models.spec import NetworkSpec
+from search.forms import load_choices, save_choices
 from search.spec import ResolvedSearch
 
 PAIRS = 40  # timed pairs for each network
@@ -35,10 +36,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Time over the dense network's: the median and quartiles of many pairs."""
+    """Time over the dense network's, and how much of the machine others used meanwhile."""
 
-    ratio: float
-    quartiles: tuple[float, float]
+    over_dense: Timing
     other_load: float
 
 
@@ -57,11 +57,28 @@ def network_cost(network: NetworkSpec, resolved: ResolvedSearch) -> Cost:
 
 
 def deployed(
-    network: nn.Module, spec: NetworkSpec, inputs: Tensor, *, lock: Path, generator: torch.Generator
+    network: nn.Module,
+    spec: NetworkSpec,
+    inputs: Tensor,
+    *,
+    lock: Path,
+    kept: Path,
+    generator: torch.Generator,
 ) -> DeployedNetwork:
-    """Choose every layer's fastest form for the batch whose latency is measured, alone as well."""
+    """Choose every layer's fastest form for the batch whose latency is measured, alone as well.
+
+    What the file `kept` has is not measured again, and what is measured goes there.
+    """
     with alone(lock):
-        return deploy_network(network, spec, batch=len(inputs[:BATCH]), generator=generator)
+        found = deploy_network(
+            network,
+            spec,
+            batch=len(inputs[:BATCH]),
+            generator=generator,
+            chosen=load_choices(kept),
+        )
+        save_choices(kept, found.chosen)
+    return found
 
 
 def latency(network: nn.Module, dense: nn.Module, inputs: Tensor, *, lock: Path) -> Latency:
@@ -92,8 +109,7 @@ def _timed(network: nn.Module, dense: nn.Module, inputs: Tensor) -> Latency:
         seconds_taken(dense, inputs)
     before = _Usage.now()
     ratios = [seconds_taken(network, inputs) / seconds_taken(dense, inputs) for _ in range(PAIRS)]
-    found = timing(ratios)
-    return Latency(found.ratio, found.quartiles, _Usage.now().others_since(before))
+    return Latency(timing(ratios), _Usage.now().others_since(before))
 
 
 @dataclass(frozen=True, slots=True)

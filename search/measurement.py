@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.checkpoint import export, load_network, load_spec
+from models.checkpoint import export, load_network, load_spec, save_forms
 from models.deployment import DeployedNetwork
 from models.spec import NetworkSpec
 from search.data import Data
 from search.evaluation import BATCH, Latency, deployed, latency, network_cost
+from search.forms import forms_file
 from search.plan import PlannedTrial
 from search.progress import Progress, Update
 from search.report import Report, ReportRow
@@ -41,14 +42,17 @@ def measure(
     data: Data,
     history: Sequence[FinishedTrial],
     *,
-    lock: Path,
+    cache: Path,
     threads: int,
     progress: Progress,
 ) -> Report:
     """Measure all complete trials from their files, and export the best for plain torch.
 
-    Validation chooses the best candidate and the winner; only then is the test part read.
+    Beside each network lie then the forms in which its layers run. Those that this search, or the
+    same one earlier, has chosen are in `cache`, with the machine-wide lock. Validation chooses the
+    best candidate and the winner; only then is the test part read.
     """
+    lock, kept = cache / "latency.lock", forms_file(spec, cache=cache, threads=threads)
     complete = [trial for trial in history if trial.state == "COMPLETE"]
     firsts = [trial for trial in complete if not trial.planned.repeat]
     dense = load_network(_exported(firsts[0]))
@@ -56,7 +60,7 @@ def measure(
     for index, trial in enumerate(firsts):
         stop_if_asked(progress)
         progress.report(Update("measurement", index, len(firsts), unit="network"))
-        read.append(_read(trial, data, dense, lock=lock, seed=spec.seed))
+        read.append(_read(trial, data, dense, lock=lock, kept=kept, seed=spec.seed))
     candidates = [one for one in read if one.planned.kind == "candidate"]
     best = min(candidates, key=lambda one: one.loss, default=None)
     rows = {
@@ -77,12 +81,15 @@ def _exported(trial: FinishedTrial) -> Path:
     return trial.folder / "export"
 
 
-def _read(trial: FinishedTrial, data: Data, dense: nn.Module, *, lock: Path, seed: int) -> _Read:
+def _read(
+    trial: FinishedTrial, data: Data, dense: nn.Module, *, lock: Path, kept: Path, seed: int
+) -> _Read:
     folder, inputs = _exported(trial), data.validation.inputs
     network, exported = load_network(folder), load_spec(folder)
     loss, accuracy = evaluate(network, data, data.validation)
     generator = torch.Generator().manual_seed(seed)
-    fast = deployed(network, exported, inputs, lock=lock, generator=generator)
+    fast = deployed(network, exported, inputs, lock=lock, kept=kept, generator=generator)
+    save_forms(folder, fast.forms)
     timed = latency(fast.network, dense, inputs, lock=lock)
     return _Read(trial.planned, folder, network, exported, fast, loss, accuracy, timed)
 
@@ -102,9 +109,9 @@ def _row(
         "validation_accuracy": one.accuracy,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
-        "latency_ratio": one.timed.ratio,
-        "latency_quartiles": one.timed.quartiles,
-        "run_dense": one.deployed.run_dense,
+        "latency_ratio": one.timed.over_dense.ratio,
+        "latency_quartiles": one.timed.over_dense.quartiles,
+        "forms": one.deployed.forms,
         "epochs": spec.compute.reference_epochs if is_reference else spec.compute.epochs,
         "network": one.exported,
     }

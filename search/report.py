@@ -1,6 +1,11 @@
 """What a search found, as one table: the measurement's rows, read from the exported files."""
 
+from typing import Any
+
+from pydantic import model_validator
+
 from models.cost import Quantity
+from models.forms import Form
 from models.frozen import Spec
 from models.spec import NetworkSpec
 from search.plan import TrialKind
@@ -12,10 +17,10 @@ class ReportRow(Spec):
     A matrix has no accuracy. The test part is read for the reference, the baselines and the best
     candidate only. Latency is the time over the dense reference's, measured in pairs; its quartiles
     are the spread. It is of the deployed network, in which every layer runs in the form that was
-    fastest here: `run_dense` names the structured layers whose dense matrix was. Costs are of the
-    structure all the same. The cost is in the budget's quantity; `smallest_step` is the least that
-    could have been added to it. With repeats, the deviation is over the seeds of the validation
-    loss.
+    fastest here: `forms` has those of the layers with a structure, in the network's order. Costs
+    are of the structure all the same. The cost is in the budget's quantity; `smallest_step` is the
+    least that could have been added to it. With repeats, the deviation is over the seeds of the
+    validation loss.
     """
 
     number: int
@@ -33,12 +38,27 @@ class ReportRow(Spec):
     network_parameters: int
     latency_ratio: float
     latency_quartiles: tuple[float, float]
-    run_dense: tuple[str, ...] = ()  # reports from before it was measured have none
+    forms: dict[str, Form]
     epochs: int
     repeats: int = 1
     validation_loss_mean: float | None = None
     validation_loss_deviation: float | None = None
     network: NetworkSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """Read reports that named the layers that run dense, if any, and no other form."""
+        if not isinstance(values, dict) or "forms" in values:
+            return values
+        named = values.get("run_dense", ())
+        others = {name: value for name, value in values.items() if name != "run_dense"}
+        return others | {"forms": dict.fromkeys(named, "dense")}
+
+    @property
+    def run_dense(self) -> tuple[str, ...]:
+        """The layers with a structure whose dense matrix is faster."""
+        return tuple(name for name, form in self.forms.items() if form == "dense")
 
 
 class Report(Spec):

@@ -116,7 +116,7 @@ def _ended(
                 run.resolved,
                 run.data,
                 run.history,
-                lock=cache / "latency.lock",
+                cache=cache,
                 threads=threads,
                 progress=run.progress,
             )

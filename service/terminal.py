@@ -13,7 +13,7 @@ from models.cost import UNITS, dense_cost, layer_cost
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import duration
+from service.words import duration, form_in_words
 
 MEASURED = (
     "[dim]latency: time over the dense reference's, on {threads} thread(s)\n"
@@ -150,11 +150,11 @@ def layers_table(report: Report) -> Table:
 
 def _layer_cells(layer: LayerSpec, report: Report) -> tuple[str, ...]:
     cost = layer_cost(layer, report.quantity)
-    run_dense = layer.name in report.winner.run_dense
+    words = layer.structure.in_words(), form_in_words(report.winner.forms.get(layer.name))
     return (
         layer.name,
         f"{layer.rows} x {layer.columns}",
-        f"{layer.structure.in_words()}{', run dense' if run_dense else ''}",
+        ", ".join(filter(None, words)),
         f"{cost:,}",
         f"{cost / dense_cost(layer, report.quantity):.1%}",
     )

@@ -1,4 +1,8 @@
-"""Times in a few words, the same for terminals and for pages."""
+"""Times and forms in a few words, the same for terminals and for pages."""
+
+from typing import assert_never
+
+from models.forms import Form
 
 
 def duration(seconds: float) -> str:
@@ -10,3 +14,16 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def form_in_words(form: Form | None) -> str:
+    """How a layer is run, where that is not by its structure as it is: `run dense`."""
+    match form:
+        case None | "structured":
+            return ""
+        case "dense" | "packed" | "sliced":
+            return f"run {form}"
+        case "factors":
+            return "run as two factors"
+        case _:
+            assert_never(form)

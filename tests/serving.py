@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ import pytest
 import uvicorn
 
 from models.cost import layer_cost, network_macs, network_parameters
+from models.forms import Form
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 from search.plan import PlannedTrial
@@ -215,6 +216,15 @@ def made_report(
     )
 
 
+def _forms(planned: PlannedTrial, layers: Sequence[LayerSpec]) -> dict[str, Form]:
+    """What has a structure runs by it, but for the first layer of every candidate."""
+    if planned.kind != "candidate":
+        kinds = {layer.name: layer.structure.kind for layer in layers}
+        return {name: "structured" for name, kind in kinds.items() if kind != "dense"}
+    names = [layer.name for layer in layers]
+    return {name: "dense" if name == names[0] else "sliced" for name in names}
+
+
 def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
     network = made_network(planned, resolved)
     layers = [layer for layer in network.layers if layer.name in resolved.eligible]
@@ -234,7 +244,7 @@ def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
         network_parameters=network_parameters(network),
         latency_ratio=0.7,
         latency_quartiles=(0.6, 0.8),
-        run_dense=tuple(layer.name for layer in layers if planned.kind == "candidate")[:1],
+        forms=_forms(planned, layers),
         epochs=8,
         network=network,
     )

@@ -13,12 +13,13 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.cost import UNITS, Quantity, dense_cost, layer_cost
+from models.forms import Form
 from models.spec import LayerSpec
 from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere
-from service.words import duration
+from service.words import duration, form_in_words
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
@@ -36,6 +37,7 @@ class Layer:
     rows: int
     columns: int
     words: str
+    run: str
     cost: int
     share: float
 
@@ -65,7 +67,7 @@ def compare(
     with _rows(request).read() as session:
         compared = jobs.compare(session, ids, now=clock(session), max_points=2)
     tables = [
-        {layer.name: layer for layer in _layers(one.network.layers, one.eligible, "macs")}
+        {layer.name: layer for layer in _layers(one.network.layers, one.eligible, "macs", {})}
         for one in compared
     ]
     names = list(dict.fromkeys(name for table in tables for name in table))
@@ -88,7 +90,8 @@ def search(request: Request, search_id: str) -> HTMLResponse:
         layers: Sequence[Layer] = ()
         if shown is not None:
             network = jobs.network(session, search_id, shown)
-            layers = _layers(network.layers, view.eligible, view.quantity)
+            forms = report.winner.forms if report else {}
+            layers = _layers(network.layers, view.eligible, view.quantity, forms)
     return _page(
         "search.html", search=view, trials=trials, report=report, shown=shown, layers=layers
     )
@@ -114,7 +117,10 @@ def problem(
 
 
 def _layers(
-    layers: Sequence[LayerSpec], eligible: Sequence[str], quantity: Quantity
+    layers: Sequence[LayerSpec],
+    eligible: Sequence[str],
+    quantity: Quantity,
+    forms: Mapping[str, Form],
 ) -> list[Layer]:
     return [
         Layer(
@@ -122,6 +128,7 @@ def _layers(
             layer.rows,
             layer.columns,
             layer.structure.in_words(),
+            form_in_words(forms.get(layer.name)),
             cost := layer_cost(layer, quantity),
             cost / dense_cost(layer, quantity),
         )

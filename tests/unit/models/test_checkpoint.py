@@ -15,12 +15,15 @@ from models.checkpoint import (
     WEIGHTS,
     CheckpointError,
     export,
+    load_forms,
     load_network,
     load_spec,
     load_tensors,
+    save_forms,
     save_network,
     save_tensors,
 )
+from models.forms import Form
 from models.networks.build import build_network
 from models.spec import ImageTask, NetworkSpec, Vit, dense_network
 from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle
@@ -129,6 +132,20 @@ def test_missing_and_truncated_files_are_named(tmp_path: Path, name: str) -> Non
     path.unlink()
     with pytest.raises(CheckpointError, match=f"{name} does not exist"):
         load_network(tmp_path)
+
+
+def test_the_forms_of_layers_lie_beside_the_network(tmp_path: Path) -> None:
+    spec, module = network()
+    save_network(tmp_path, spec, module)
+    with pytest.raises(CheckpointError, match=r"forms\.json does not exist"):
+        load_forms(tmp_path)
+    forms: dict[str, Form] = {"blocks.0.qkv": "structured", "blocks.0.proj": "packed"}
+    save_forms(tmp_path, forms)
+    assert load_forms(tmp_path) == forms
+    assert torch.equal(load_network(tmp_path)(images(3)), module(images(3)))
+    (tmp_path / "forms.json").write_text('{"blocks.0.qkv": "fast"}')
+    with pytest.raises(CheckpointError, match="does not say in which form layers run"):
+        load_forms(tmp_path)
 
 
 def test_tensors_and_values_are_one_file(tmp_path: Path) -> None:

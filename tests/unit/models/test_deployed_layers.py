@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.deployment import Form, Timer, deploy, deploy_network
+from models.deployment import Timer, deploy, deploy_network, seconds_taken, with_forms
+from models.forms import ChosenForm, Form
 from models.networks.build import build_network
 from models.spec import ImageTask, Mlp, NetworkSpec, dense_network
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
@@ -71,7 +72,11 @@ def test_the_fastest_form_is_deployed_and_is_the_same_product(
     seconds: dict[Form, float] = {"packed": 2.0, "sliced": 2.0, "dense": 2.0}
     found = deploy(layer, tokens=4, generator=generator(), timer=clock(seconds | {fastest: 1.0}))
     assert (found.form, form_of(found.layer)) == (fastest, fastest)
-    assert found.timing.ratio == (1 if fastest == "dense" else 0.5)
+    measured = {"packed": 2.0, "sliced": 2.0} | ({} if fastest == "dense" else {fastest: 1.0})
+    dense = 1.0 if fastest == "dense" else 2.0
+    assert {form: timing.ratio for form, timing in found.timings.items()} == {
+        form: taken / dense for form, taken in measured.items()
+    }
     x = torch.randn(3, 2, 30).to(dtype)
     with torch.inference_mode():
         expected, actual = layer(x), found.layer(x)
@@ -96,7 +101,7 @@ def test_what_does_not_clearly_win_runs_dense() -> None:
 def test_slow_first_passes_are_not_counted() -> None:
     slow = clock({"structured": lambda number: 100.0 if number <= 2 else 0.5, "dense": 1.0})
     found = deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=slow)
-    assert found.timing.quartiles == (0.5, 0.5)
+    assert found.timings["structured"].quartiles == (0.5, 0.5)
 
 
 def test_a_spectral_layer_may_run_as_the_factors_that_it_makes() -> None:
@@ -111,8 +116,25 @@ def test_a_spectral_layer_may_run_as_the_factors_that_it_makes() -> None:
 def test_a_dense_layer_is_not_measured() -> None:
     layer = DenseLinear(rows=3, columns=4)
     found = deploy(layer, tokens=4, generator=generator(), timer=clock({}))
-    assert found.form == "dense"
+    assert (found.form, found.timings) == ("dense", {})
     assert found.layer is not layer
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    layer = layer_of(LowRank(rank=2))
+    with pytest.raises(ValueError, match="tokens is 0, but a measurement admits 1 or more"):
+        deploy(layer, tokens=0, generator=generator(), timer=clock({}))
+    with pytest.raises(ValueError, match=r"layer is a Linear, but .* admits a StructuredLinear"):
+        deploy(nn.Linear(3, 4), tokens=1, generator=generator(), timer=clock({}))
+    spec = network_spec()
+    network = build_network(spec, generator=generator())
+    with pytest.raises(ValueError, match="batch is -1, but a measurement admits 1 or more"):
+        deploy_network(network, spec, batch=-1, generator=generator())
+    with pytest.raises(ValueError, match=r"the network has no layer layers\.0"):
+        deploy_network(nn.Linear(16, 5), spec, batch=1, generator=generator())
+    network.set_submodule("layers.0", nn.Linear(16, 16))
+    with pytest.raises(ValueError, match=r"layers\.0 is a Linear, but"):
+        deploy_network(network, spec, batch=1, generator=generator())
 
 
 def test_more_terms_than_the_matrix_has_rows_are_never_packed() -> None:
@@ -152,7 +174,7 @@ def test_a_network_is_copied_with_its_layers_deployed() -> None:
 
     found = deploy_network(network, spec, batch=7, generator=generator(), timer=timer)
     assert found.forms == {"layers.0": "sliced", "layers.1": "dense", "layers.2": "dense"}
-    assert found.run_dense == ("layers.1", "layers.2")
+    assert [(one.use.tokens, one.form) for one in found.chosen] == [(7, "sliced"), (7, "dense")]
     assert set(timed) == {7}
     x = torch.randn(6, 1, 4, 4)
     with torch.inference_mode():
@@ -161,6 +183,86 @@ def test_a_network_is_copied_with_its_layers_deployed() -> None:
         assert torch.equal(tensor, before[name])
     assert isinstance(network.get_submodule("layers.1"), LowRankLinear)
     assert isinstance(found.network.get_submodule("layers.1"), DenseLinear)
+
+
+def never(layer: nn.Module, inputs: Tensor) -> float:
+    """A clock for what must not be measured."""
+    raise AssertionError("measured again")
+
+
+def test_what_was_chosen_is_not_measured_again() -> None:
+    spec = network_spec()
+    network = build_network(spec, generator=generator()).eval()
+    ticks = clock({"packed": 3.0, "sliced": 1.0, "structured": 1.0, "dense": 2.0})
+    first = deploy_network(network, spec, batch=7, generator=generator(), timer=ticks)
+    # Through a file, and as numbers of another training: what is used alike is run alike.
+    chosen = [ChosenForm.model_validate_json(one.model_dump_json()) for one in first.chosen]
+    other = build_network(spec, generator=torch.Generator().manual_seed(5)).eval()
+    again = deploy_network(other, spec, batch=7, generator=generator(), chosen=chosen, timer=never)
+    assert (again.forms, again.chosen) == (first.forms, first.chosen)
+    x = torch.randn(6, 1, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(again.network(x), other(x))
+
+
+@pytest.mark.parametrize(
+    ("batch", "dtype", "changes"),
+    [
+        (8, torch.float32, {}),
+        (7, torch.float64, {}),
+        (7, torch.float32, {"layers.1": LowRank(rank=3), "layers.2": LowRank(rank=3)}),
+    ],
+    ids=["other tokens", "other dtype", "other structure"],
+)
+def test_another_use_of_a_layer_is_measured_anew(
+    batch: int, dtype: torch.dtype, changes: dict[str, Structure]
+) -> None:
+    spec = network_spec()
+    network = build_network(spec, generator=generator()).eval()
+    ticks = clock({"packed": 1.0, "sliced": 1.0, "structured": 1.0, "dense": 2.0})
+    first = deploy_network(network, spec, batch=7, generator=generator(), timer=ticks)
+    changed = spec.with_structures(changes)
+    other = build_network(changed, generator=generator()).eval().to(dtype)
+    with pytest.raises(AssertionError, match="measured again"):
+        deploy_network(
+            other, changed, batch=batch, generator=generator(), chosen=first.chosen, timer=never
+        )
+
+
+def test_a_network_is_put_into_recorded_forms() -> None:
+    spec = network_spec()
+    network = build_network(spec, generator=generator()).eval()
+    found = with_forms(network, {"layers.0": "packed", "layers.1": "dense", "head": "dense"})
+    assert isinstance(found.get_submodule("layers.0"), LowRankLinear)
+    assert isinstance(found.get_submodule("layers.1"), DenseLinear)
+    assert isinstance(found.get_submodule("layers.2"), LowRankLinear)
+    x = torch.randn(6, 1, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), network(x))
+    assert isinstance(network.get_submodule("layers.0"), GblrLinear)
+
+
+@pytest.mark.parametrize(
+    ("forms", "sentence"),
+    [
+        ({"nothing": "dense"}, "the network has no layer nothing"),
+        (
+            {"layers.1": "packed"},
+            "the form of layers.1 is packed, but low rank, 2 admits dense or structured",
+        ),
+        ({"layers.0": "structured"}, "admits dense or packed or sliced"),
+        ({"head": "structured"}, "but dense admits dense"),
+    ],
+)
+def test_a_form_that_the_layer_has_not_is_refused(forms: dict[str, Form], sentence: str) -> None:
+    network = build_network(network_spec(), generator=generator())
+    with pytest.raises(ValueError, match=sentence):
+        with_forms(network, forms)
+
+
+def test_a_pass_is_timed_even_if_the_time_for_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.deployment.SHORTEST", 0.0)
+    assert seconds_taken(nn.Identity(), torch.zeros(1)) > 0
 
 
 @pytest.fixture
@@ -178,4 +280,5 @@ def test_a_real_clock_runs_a_large_narrow_layer_in_its_structure() -> None:
     layer = build_layer(LowRank(rank=4), rows=1024, columns=1024, generator=generator())
     found = deploy(layer, tokens=128, generator=generator())
     assert found.form == "structured"
-    assert found.timing.quartiles[0] <= found.timing.ratio <= found.timing.quartiles[1] < 1
+    timing = found.timings["structured"]
+    assert timing.quartiles[0] <= timing.ratio <= timing.quartiles[1] < 1

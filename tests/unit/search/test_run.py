@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.checkpoint import load_network, load_spec
+from models.checkpoint import load_forms, load_network, load_spec
 from models.cost import network_macs, network_parameters
+from models.deployment import with_forms
+from models.forms import ChosenForm, Form
 from models.spec import NetworkSpec
-from models.structures import Structure
+from models.structures import Dense, Gblr, Structure
 from search.data import load_data
 from search.evaluation import network_cost
+from search.forms import forms_file, load_choices, save_choices
 from search.plan import planned_trials
 from search.report import Report, ReportRow
 from search.run import SearchResult, run_search
@@ -137,6 +140,87 @@ def test_the_same_search_twice_finds_the_same(search: Found, home: Path) -> None
     for one, other in zip(rows(found.report), rows(again.report), strict=True):
         assert structures(one.network) == structures(other.network)
         assert one.validation_loss == other.validation_loss
+
+
+def test_every_structured_layer_has_a_form_in_the_row_and_beside_the_network(
+    search: Found, home: Path
+) -> None:
+    spec, found = search
+    inputs = load_data(spec, home / "uploads").validation.inputs[:5]
+    for row in rows(found.report):
+        folder = found.folders[row.number] / "export"
+        structured = [n for n, s in structures(row.network).items() if not isinstance(s, Dense)]
+        assert list(row.forms) == structured
+        assert load_forms(folder) == row.forms
+        network = load_network(folder)
+        with torch.inference_mode():
+            run = with_forms(network, row.forms)(inputs)
+            torch.testing.assert_close(run, network(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_a_repeat_of_a_baseline_runs_in_the_forms_of_the_first(home: Path) -> None:
+    spec = SPECS["digits"]
+    found = run(spec, home, "digits")
+    planned = {trial.number: trial for trial in planned_trials(spec)}
+    first = next(row for row in found.report.baselines if row.name == "uniform_low_rank")
+    repeat = next(
+        number
+        for number, trial in planned.items()
+        if trial.repeat and trial.family == "uniform_low_rank"
+    )
+    folder = found.folders[repeat] / "export"
+    assert structures(load_spec(folder)) == structures(first.network)
+    with_forms(load_network(folder), first.forms)
+
+
+def test_the_same_search_again_takes_the_forms_that_were_chosen(tmp_path: Path) -> None:
+    spec = tiny(space={"baselines": ["uniform_low_rank"]}, compute={"trials": 1, "epochs": 2})
+    first = run_search(spec, folder=tmp_path, threads=1).report
+    kept = forms_file(spec, cache=tmp_path / "cache", threads=1)
+    choices = load_choices(kept)
+    uses = [one.use for one in choices]
+    assert len(set(uses)) == len(uses)
+    # Whatever was measured, the other choice: were anything measured again, it would be lost.
+    others = tuple(ChosenForm(use=one.use, form=other(one)) for one in choices)
+    save_choices(kept, others)
+    named = spec.model_copy(update={"name": "the same", "tags": ("again",)})
+    second = run_search(named, folder=tmp_path, threads=1).report
+    assert load_choices(kept) == others
+    swapped = {one.use.structure: one.form for one in others}
+    for before, after in zip(rows(first), rows(second), strict=True):
+        assert before.network == after.network
+        for layer in after.network.layers:
+            if layer.name in after.forms:
+                assert after.forms[layer.name] == swapped[layer.structure]
+                assert after.forms[layer.name] != before.forms[layer.name]
+
+
+def other(chosen: ChosenForm) -> Form:
+    if chosen.form != "dense":
+        return "dense"
+    return "sliced" if isinstance(chosen.use.structure, Gblr) else "structured"
+
+
+def test_other_searches_machines_and_threads_choose_for_themselves(tmp_path: Path) -> None:
+    file = forms_file(tiny(), cache=tmp_path, threads=1)
+    assert file == forms_file(tiny(name="another name"), cache=tmp_path, threads=1)
+    assert file != forms_file(tiny(), cache=tmp_path, threads=2)
+    assert file != forms_file(tiny(seed=1), cache=tmp_path, threads=1)
+
+
+def test_a_file_of_choices_that_cannot_be_read_is_measured_anew(tmp_path: Path) -> None:
+    file = tmp_path / "forms.json"
+    assert load_choices(file) == ()
+    file.write_text('[{"use": {}, "form": "dense"}]')
+    assert load_choices(file) == ()
+
+
+def test_reports_from_before_all_forms_were_kept_are_read(search: Found) -> None:
+    row = search[1].report.winner
+    old = row.model_dump(mode="json", exclude={"forms"})
+    name = row.network.layers[0].name
+    assert ReportRow.model_validate(old | {"run_dense": [name]}).forms == {name: "dense"}
+    assert ReportRow.model_validate(old).forms == {}
 
 
 def structures(network: NetworkSpec) -> dict[str, Structure]:

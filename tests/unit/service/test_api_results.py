@@ -126,6 +126,8 @@ def test_a_comparison_needs_two_to_eight(service: Service, query: str) -> None:
 def test_the_report_is_the_measurement(service: Service, search_id: str) -> None:
     report = Report.model_validate(service.http.get(f"/searches/{search_id}/report").json())
     assert report.winner.number == 3
+    assert report.winner.forms == {"layers.0": "dense", "layers.1": "sliced"}
+    assert report.winner.run_dense == ("layers.0",)
 
 
 def test_exported_files_are_downloaded_whole_in_part_and_once(

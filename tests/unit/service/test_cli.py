@@ -68,6 +68,8 @@ def test_the_tables_hold_the_evidence(
     assert "candidate 3: complete · validation loss 0.3300" in text
     for word in ("reference", "uniform_low_rank", "candidate 3 (winner)", "layers.0", "1 tile"):
         assert word in text
+    assert "run dense" in text
+    assert "run sliced" in text
 
 
 def test_a_watch_of_what_did_not_succeed_fails(service: Service) -> None:

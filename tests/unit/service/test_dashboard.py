@@ -33,6 +33,7 @@ def test_a_finished_search_shows_its_evidence_and_its_winner(service: Service) -
     page = service.http.get(f"/view/{search_id}").text
     for words in ("uniform_low_rank", "The winner: candidate 3", "1 tile", "share of budget"):
         assert words in page
+    assert page.count("run dense") == page.count("run sliced") == 1
     assert f"/v1/searches/{search_id}/trials/3/structure.svg" in page
     assert "data-events" not in page
 

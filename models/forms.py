@@ -1,0 +1,35 @@
+"""The forms in which a layer can run, and what the choice of one depends on, as data."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from models.frozen import Spec
+from models.structures import Structure
+
+# `structured` is the layer as it is; the others are W itself, the two forms of GBLR, and the two
+# factors that a spectral layer makes of its reflections.
+Form = Literal["dense", "structured", "packed", "sliced", "factors"]
+
+
+class LayerUse(Spec):
+    """A layer and how it is used. Where all of this is the same, so is the form that is chosen.
+
+    `tokens` counts the input vectors of one call: those of a sample times the samples. `dtype` and
+    `device` are written as in torch: float32, cpu.
+    """
+
+    structure: Structure
+    rows: PositiveInt
+    columns: PositiveInt
+    bias: bool
+    dtype: str
+    tokens: PositiveInt
+    device: str
+
+
+class ChosenForm(Spec):
+    """The form that measuring found fastest for one use of a layer."""
+
+    use: LayerUse
+    form: Form
