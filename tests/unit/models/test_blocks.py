@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.structured import BttLinear
+from models.structured import BttLinear, tile_choice
 from models.structured.block_low_rank import error_curve as block_low_rank_curve
 from models.structured.block_sparse import FEW_INPUTS
 from models.structured.block_sparse import error_curve as block_sparse_curve
 from models.structured.btt import MANY_INPUTS
 from models.structured.btt import error_curve as btt_curve
 from models.structured.build import build_layer, project
-from models.structured.output_error import output_error
+from models.structured.output_error import output_error, regularised
 from models.structures import BlockDiagonal, BlockLowRank, BlockSparse, Btt, LowRank, Structure
 
 ROWS, COLUMNS = 60, 90
@@ -85,6 +85,68 @@ def test_without_gradients_the_product_is_the_same(structure: Structure, inputs:
         if inputs == MANY_INPUTS + 1:
             with torch.autocast("cpu", torch.bfloat16):
                 assert layer.float()(x.float()).dtype == torch.bfloat16
+
+
+def correlated(columns: int, *, noise: float) -> Tensor:
+    """Of inputs like the pixels of smooth images; without noise, C is nearly singular."""
+    place = torch.linspace(0, 1, columns, dtype=torch.float64)
+    waves = torch.cos(torch.outer(torch.arange(12), place) * torch.pi)
+    inputs = drawn(200, 12, seed=8) @ waves + 1 + noise * drawn(200, columns, seed=9)
+    found: Tensor = inputs.T @ inputs / 200
+    return found
+
+
+@pytest.mark.parametrize("noise", [0.5, 0.05, 1e-6])
+@pytest.mark.parametrize(("rows", "tile"), [(60, 8), (24, 13), (9, 2)])
+def test_tiles_chosen_for_outputs_are_never_worse_than_the_plain_choice(
+    noise: float, rows: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, second_moment = drawn(rows, 50), correlated(50, noise=noise)
+    plain = block_sparse_curve(weight, tile=tile)
+    moment = regularised(second_moment)  # as every projection sees it
+    whole = output_error(weight, moment)
+
+    def real_error(structure: Structure) -> float:
+        found = project(weight, structure, second_moment=second_moment).to_dense().detach()
+        return float(output_error(weight - found, moment) / whole)
+
+    for work in (tile_choice.WORK, 0.0):  # fitted together, and by pursuit
+        monkeypatch.setattr(tile_choice, "WORK", work)
+        curve = block_sparse_curve(weight, second_moment, tile=tile)
+        assert curve.errors.diff().le(1e-12).all()
+        for index in range(0, len(curve.errors), 5):
+            error = real_error(curve.structure(index))
+            assert error == pytest.approx(curve.errors[index].item(), abs=1e-7)
+            assert error <= real_error(plain.structure(index)) + 1e-7
+
+
+def test_of_tiles_that_carry_the_same_only_one_is_taken() -> None:
+    """Two halves of the inputs are nearly equal: by their own outputs, both would come first."""
+    half = drawn(300, 8)
+    inputs = torch.cat([half, half + 1e-3 * drawn(300, 8, seed=4), 0.5 * drawn(300, 8, seed=5)], 1)
+    weight = torch.ones(8, 24).double() + 0.1 * drawn(8, 24)
+    second_moment = inputs.T @ inputs / 300
+    curve = block_sparse_curve(weight, second_moment, tile=8)
+    either = [BlockSparse(tile=8, positions=((0, first), (0, 2))) for first in (0, 1)]
+    assert curve.structure(1) in either
+
+
+def test_where_measuring_is_dear_a_curve_of_tiles_is_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weight, second_moment = drawn(48, 64), correlated(64, noise=0.05)
+    exact = block_sparse_curve(weight, second_moment, tile=8)
+    monkeypatch.setattr(tile_choice, "MEASURED", 2e5)
+    bound = block_sparse_curve(weight, second_moment, tile=8)
+    assert bound.errors.diff().le(1e-12).all()
+    assert (exact.errors <= bound.errors + 1e-9).all()
+    assert torch.equal(exact.errors[:5], bound.errors[:5])
+    monkeypatch.setattr(tile_choice, "WORK", 0.0)
+    pursued = block_sparse_curve(weight, second_moment, tile=8)
+    whole = output_error(weight, second_moment)
+    for index in range(0, len(pursued.errors), 4):
+        found = project(weight, pursued.structure(index), second_moment=second_moment).to_dense()
+        assert output_error(weight - found, second_moment) / whole <= pursued.errors[index] + 1e-6
 
 
 def test_one_block_is_low_rank() -> None:
