@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from models.frozen import Spec
 from models.structures import Dense, Structure
+from models.structures.base import check_divides
 
 # Far above what can be trained, and low enough that the arithmetic over an absurd spec is quick: it
 # is refused by the request, not by a worker that runs out of memory.
@@ -36,8 +37,7 @@ class Vit(Spec):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "Vit":
-        if self.width % self.heads:
-            raise ValueError(f"heads is {self.heads}, but it must divide the width {self.width}")
+        check_divides("heads", self.heads, width=self.width)
         return self
 
 
@@ -153,10 +153,7 @@ def _mlp_layers(model: Mlp, task: ImageTask) -> list[LayerSpec]:
 
 
 def _vit_layers(model: Vit, task: ImageTask) -> list[LayerSpec]:
-    if task.height % model.patch or task.width % model.patch:
-        raise ValueError(
-            f"patch is {model.patch}, but it must divide the image's {task.height} x {task.width}"
-        )
+    check_divides("patch", model.patch, height=task.height, width=task.width)
     tokens = (task.height // model.patch) * (task.width // model.patch)
     width, wide = model.width, model.width * model.expansion
     layers = [

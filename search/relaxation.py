@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.spec import LayerSpec
 from models.structured.mask import gaudi_mask, round_to_samples
+from models.structures.base import check_divides
 
 
 @final
@@ -38,8 +39,7 @@ class RelaxedLinear(nn.Module):
         self.layer = layer
         self.group = group
         terms = row_factors.shape[1]
-        if terms % group:
-            raise ValueError(f"group is {group}, but it must divide the {terms} terms")
+        check_divides("group", group, terms=terms)
         self.groups = terms // group
         self.row_factors = nn.Parameter(row_factors.clone())
         self.column_factors = nn.Parameter(column_factors.clone())

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.structured import DenseLinear, StructuredLinear
 from models.structured.trainable import outermost_layers
+from models.structures.base import check_range
 
 
 @final
@@ -36,7 +37,12 @@ class SelfGuided(nn.Module):
 
 
 def guide_share(step: int, steps: int) -> float:
-    """From 1 along a half cosine to exactly 0, reached after `steps` and kept."""
+    """From 1 along a half cosine to exactly 0, reached after `steps` and kept.
+
+    ValueError for less than one step, and before the first.
+    """
+    check_range("steps", steps, low=1, where="a guide")
+    check_range("step", step, low=0, where="a guide")
     return 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
 
@@ -46,9 +52,11 @@ class Guidance:
 
     A sum of structures has one guide; convolutions and mixtures none. The guides are parameters
     of the network until then, so that checkpoints hold them; make an optimiser after this.
+    ValueError for less than one step.
     """
 
     def __init__(self, network: nn.Module, *, steps: int) -> None:
+        check_range("steps", steps, low=1, where="a guide")
         self.network = network
         self.steps = steps
         self.guided = {

@@ -46,16 +46,22 @@ def normalise_weights(network: nn.Module) -> None:
     """Put every tensor but the biases of a network's initialised layers under its ceiling.
 
     What the network computes stays the same. A tensor that begins with zeros, as a router does, has
-    no size to keep to, and is left alone. Raises ValueError for a layer of nothing but zeros.
+    no size to keep to, and is left alone, as one that is under a ceiling. Raises ValueError for a
+    layer of nothing but zeros, as a silent head is: it is normalised before it is silenced.
     """
-    for _, layer in list(outermost_layers(network)):
+    found: list[tuple[nn.Module, str, nn.Parameter]] = []
+    for layer_name, layer in outermost_layers(network):
         tensors = {path: trainable_tensor(layer, path) for path in layer.fan_ins()}
-        tensors = {path: tensor for path, tensor in tensors.items() if tensor.numel()}
-        silent = [path for path, tensor in tensors.items() if not tensor.any()]
-        for path, tensor in tensors.items():
-            if path not in silent or len(silent) == len(tensors):
-                owner, name = _owner(layer, path)
-                parametrize.register_parametrization(owner, name, RootMeanSquareCeiling(tensor))
+        loud = [path for path, tensor in tensors.items() if tensor.any()]
+        if not loud and any(tensor.numel() for tensor in tensors.values()):
+            raise ValueError(
+                f"{layer_name or 'the layer'} is all zeros, but what is normalised has a size at "
+                "the beginning: draw it first, and silence it afterwards"
+            )
+        found += [(*_owner(layer, path), tensors[path]) for path in loud]
+    for owner, name, tensor in found:
+        if not parametrize.is_parametrized(owner, name):
+            parametrize.register_parametrization(owner, name, RootMeanSquareCeiling(tensor))
 
 
 def bake_weights(network: nn.Module) -> None:

@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any, Generic, Self, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
@@ -137,6 +137,11 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     def extra_repr(self) -> str:
         """Shape and structure, for `print`."""
         return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
+
+
+def real_columns(columns: int, *, groups: int, width: int) -> Int[Tensor, " groups"]:
+    """How many columns each of equal groups has that are no padding; 1 where there are none."""
+    return (columns - torch.arange(groups) * width).clamp(min=1, max=width)
 
 
 def draw_normal(tensor: Tensor, *, fan_in: int | Tensor, generator: torch.Generator) -> None:

@@ -262,13 +262,17 @@ def mixed_grams(
 def solve(
     systems: Float[Tensor, "*batch rank rank"], right: Float[Tensor, "*batch rank columns"]
 ) -> Float[Tensor, "*batch rank columns"]:
-    """Positive semidefinite systems, each with as little ridge as makes all of them definite."""
+    """Positive semidefinite systems, each with as little ridge as makes all of them definite.
+
+    ArithmeticError where none does, as the systems hold numbers that are not finite.
+    """
     kind = torch.finfo(systems.dtype)
     share = 10 * kind.eps
     mean = systems.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True).clamp(min=kind.tiny)
-    while True:
+    while share < systems.shape[-1] / kind.eps:  # a ridge that leaves nothing of the systems
         ridge = torch.diag_embed((share * mean).expand(systems.shape[:-1]))
         lower, failed = torch.linalg.cholesky_ex(systems + ridge)
         if not failed.any():
             return torch.cholesky_solve(right, lower)
         share *= 10
+    raise ArithmeticError("the least-squares systems of a BLAST are not finite")

@@ -7,7 +7,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.structured.base import StructuredLinear, draw_normal
+from models.structured.base import StructuredLinear, draw_normal, real_columns
 from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve
@@ -87,8 +87,7 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw every block; the last may see fewer real columns than the others."""
         count, _, width = self.blocks.shape
-        starts = torch.arange(count) * width
-        inside = (self.columns - starts).clamp(min=1, max=width)
+        inside = real_columns(self.columns, groups=count, width=width)
         draw_normal(self.blocks, fan_in=inside[:, None, None], generator=generator)
 
     def fan_ins(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.base import StructuredLinear, add_bias, draw_normal, real_columns
 from models.structured.batched import padded
 from models.structured.block_grid import (
     cut,
@@ -94,8 +94,7 @@ class BlockLowRankLinear(StructuredLinear[BlockLowRank]):
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw both factors; a row's variance is shared by all ranks of its band."""
         width = self.column_factor.shape[1]
-        starts = torch.arange(len(self.group_ranks)) * width
-        inside = (self.columns - starts).clamp(min=1, max=width)
+        inside = real_columns(self.columns, groups=len(self.group_ranks), width=width)
         columns = inside.repeat_interleave(torch.tensor(self.group_ranks))
         bands = torch.tensor(self.band_ranks)
         draw_normal(self.column_factor, fan_in=columns[:, None], generator=generator)

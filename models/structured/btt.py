@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.structured.base import StructuredLinear, draw_normal
+from models.structured.base import StructuredLinear, draw_normal, real_columns
 from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.block_grid import (
     cut,
@@ -102,7 +102,7 @@ class BttLinear(StructuredLinear[Btt]):
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw both factors, each with its own fan-in; the last group may lack columns."""
         groups, _, width = self.input_factor.shape
-        inside = (self.columns - torch.arange(groups) * width).clamp(min=1, max=width)
+        inside = real_columns(self.columns, groups=groups, width=width)
         draw_normal(self.input_factor, fan_in=inside[:, None, None], generator=generator)
         draw_normal(self.output_factor, fan_in=self.output_factor.shape[2], generator=generator)
 

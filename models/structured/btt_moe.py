@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.structured.base import add_bias, draw_normal
+from models.structured.base import add_bias, draw_normal, real_columns
 from models.structured.btt import BttLinear
 from models.structured.checks import check_bias, check_target, check_width
 from models.structured.routing import Layout, auxiliary_loss, lay_out, route
@@ -121,8 +121,8 @@ class BttMoeLinear(TrainableLayer):
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw the experts so that equal gates keep the variance; the router starts with zeros."""
         width = self.input_factor.shape[3]
-        inside = self.columns - torch.arange(self.spec.input_blocks) * width
-        fan_in = inside.clamp(min=1, max=width)[:, None, None]
+        inside = real_columns(self.columns, groups=self.spec.input_blocks, width=width)
+        fan_in = inside[:, None, None]
         with torch.no_grad():
             draw_normal(self.input_factor, fan_in=fan_in, generator=generator)
             terms = self.output_factor.shape[3]

@@ -41,7 +41,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         self.side = padded_side(rows, columns)
         self.copies = padded_length(rows, columns) // self.side
         self.tall = rows >= columns
-        self.levels = levels(rows, columns)
+        self.levels = levels(min(rows, columns))
         increasing = structure.strides == "increasing"
         self.plan = list(runs(self.levels, structure.blocks, increasing=increasing))
         parts = 2 if structure.numbers == "complex" else 1

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.structured.base import StructuredLinear, add_bias, draw_normal
+from models.structured.base import StructuredLinear, add_bias, draw_normal, real_columns
 from models.structured.descent import best_of_restarts, descend
 from models.structured.output_error import best_scale
 from models.structured.rotations import cayley, inverse_cayley, nearest_rotation, skew_size
@@ -103,8 +103,7 @@ class GroupAndShuffleLinear(StructuredLinear[GroupAndShuffle]):
         for index, block in enumerate(self.blocks):
             fan_in = torch.full((len(block),), self.sides[index])
             if index == 0:
-                starts = torch.arange(len(block)) * self.sides[0]
-                fan_in = (self.columns - starts).clamp(min=1, max=self.sides[0])
+                fan_in = real_columns(self.columns, groups=len(block), width=self.sides[0])
             draw_normal(block, fan_in=fan_in[:, None, None], generator=generator)
         return None
 

@@ -62,12 +62,13 @@ def auxiliary_loss(logits: Float[Tensor, "inputs experts"], active: int) -> Floa
 
     The load balance is experts times the sum over them of (share of the choices) x (mean
     probability), 1 where all are used alike (Fedus et al., arXiv 2101.03961); the z-loss is the
-    mean squared log-sum-exp (Zoph et al., arXiv 2202.08906).
+    mean squared log-sum-exp (Zoph et al., arXiv 2202.08906). No inputs add nothing.
     """
     experts = logits.shape[-1]
     logits = logits.flatten(0, -2).float() if logits.dtype.itemsize < 4 else logits.flatten(0, -2)
     _, chosen = route(logits, active)
-    share = functional.one_hot(chosen, experts).to(logits.dtype).mean((0, 1))
-    balance = experts * (share * logits.softmax(-1).mean(0)).sum()
-    z_loss = logits.logsumexp(-1).square().mean()
+    inputs = max(1, logits.shape[0])
+    share = functional.one_hot(chosen, experts).to(logits.dtype).sum((0, 1)) / (inputs * active)
+    balance = experts * (share * logits.softmax(-1).sum(0) / inputs).sum()
+    z_loss = logits.logsumexp(-1).square().sum() / inputs
     return AUXILIARY_WEIGHT * (balance + Z_WEIGHT * z_loss)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.butterfly_factors import Run, merged
-from models.structures.butterfly_gadget import levels, mix_count
+from models.structures.butterfly import levels
+from models.structures.butterfly_gadget import mix_count
 
 # Up to so many outputs J is multiplied as one dense matrix, on purpose. For 1576 tokens on one core
 # and n = 4096 that takes 13 ms for 64 outputs, 22 for 128 and 38 for 256; two factors 36 to 38.

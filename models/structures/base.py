@@ -6,10 +6,12 @@ A matrix is `rows x columns`; a layer's input is its columns, its output its row
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 from models.frozen import Spec
 
+LISTED = 4096  # divisors up to here are named in messages
 # What a picture's legend distinguishes.
 Tone = Literal[
     "dense",
@@ -90,6 +92,17 @@ def check_sides(
     where = matrix_in_words(rows=rows, columns=columns)
     check_range(*of_rows, low=1, high=rows, where=where)
     check_range(*of_columns, low=1, high=columns, where=where)
+
+
+def check_divides(name: str, value: int, **numbers: int) -> None:
+    """Raise ValueError with the argument, its value and what divides all of these numbers."""
+    common = gcd(*numbers.values())
+    if common % value:
+        whole = " and ".join(f"{whom} {number}" for whom, number in numbers.items())
+        listed = [str(one) for one in range(1, min(common, LISTED) + 1) if common % one == 0]
+        more = ", ..." if common > LISTED else ""
+        verb = "admit" if len(numbers) > 1 else "admits"
+        raise ValueError(f"{name} is {value}, but {whole} {verb} {', '.join(listed)}{more}")
 
 
 def matrix_in_words(*, rows: int, columns: int) -> str:

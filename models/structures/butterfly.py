@@ -69,7 +69,7 @@ class Butterfly(StructureSpec):
         for top in range(0, rows, side):
             for left in range(0, columns, side):
                 size = side
-                for _ in range(min(DRAWN, levels(rows, columns))):
+                for _ in range(min(DRAWN, levels(side))):
                     for start in range(0, side, size):
                         row, column = top + start, left + start
                         if row < rows and column < columns:
@@ -78,17 +78,17 @@ class Butterfly(StructureSpec):
                     size //= 2
 
     def _factor_count(self, rows: int, columns: int) -> int:
-        return self.blocks * levels(rows, columns)
+        return self.blocks * levels(min(rows, columns))
 
 
-def levels(rows: int, columns: int) -> int:
-    """log2 n: how many factors a block has."""
-    return max(1, (min(rows, columns) - 1).bit_length())
+def levels(numbers: int) -> int:
+    """log2 n of the numbers padded up to n, a power of two: how many factors mix them."""
+    return max(1, (numbers - 1).bit_length())
 
 
 def padded_side(rows: int, columns: int) -> int:
     """n: the smaller side, padded up to a power of two."""
-    side: int = 1 << levels(rows, columns)
+    side: int = 1 << levels(min(rows, columns))
     return side
 
 

@@ -10,6 +10,7 @@ from typing import Literal, final
 from pydantic import NonNegativeInt, PositiveInt
 
 from models.structures.base import Patch, StructureSpec, check_range, check_sides, whole
+from models.structures.butterfly import levels
 
 
 @final
@@ -58,11 +59,6 @@ class ButterflyGadget(StructureSpec):
         """Yield the core in the corner of what it is spread over."""
         yield whole(rows=rows, columns=columns, tone="product of sparse factors", opacity=0.3)
         yield Patch(0, self.core_rows, 0, self.core_columns, "dense")
-
-
-def levels(numbers: int) -> int:
-    """log2 n of the numbers padded up to n, a power of two."""
-    return max(1, (numbers - 1).bit_length())
 
 
 def mix_count(numbers: int, kept: int) -> int:

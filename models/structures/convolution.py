@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from models.frozen import Spec
 from models.structures import Dense, Structure
+from models.structures.base import check_divides
 
 # Vertical, horizontal.
 Sides = tuple[PositiveInt, PositiveInt]
@@ -30,12 +31,8 @@ class ConvolutionSpec(Spec, ABC):
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> "ConvolutionSpec":
-        for name, channels in (
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-        ):
-            if channels % self.groups:
-                raise ValueError(f"groups is {self.groups}, but it must divide {name} {channels}")
+        channels = {"in_channels": self.in_channels, "out_channels": self.out_channels}
+        check_divides("groups", self.groups, **channels)
         return self
 
     @property

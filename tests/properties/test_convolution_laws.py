@@ -1,6 +1,5 @@
 """What holds for convolutions of every structure, in float64."""
 
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +13,7 @@ from models.structured.convolution import StructuredConv2d, patch_second_moment
 from models.structured.output_error import output_error
 from models.structures import BlockDiagonal, LowRank
 from models.structures.convolution import Convolution
+from tests.compiling import assert_compiled_alike
 from tests.convolving import dense_convolution
 from tests.properties.families import FAMILIES
 from tests.properties.family import Family
@@ -152,16 +152,7 @@ def test_a_convolution_is_exported_and_compiled(spec: Convolution) -> None:
     program = torch.export.export(layer, (x.repeat(2, 1, 1, 1),), dynamic_shapes=(dynamic,))
     larger = torch.cat([x, x, x]).repeat(1, 1, 2, 1)
     torch.testing.assert_close(program.module()(larger), layer(larger))
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The compiler's own use of deprecated parts of torch.
-        actual = compiled(x)
-    torch.testing.assert_close(actual, layer(x))
-    parameters = list(layer.parameters())
-    torch.testing.assert_close(
-        torch.autograd.grad(actual.square().sum(), parameters),
-        torch.autograd.grad(layer(x).square().sum(), parameters),
-    )
+    assert_compiled_alike(layer, x)
 
 
 @pytest.mark.parametrize("spec", SMALL)

@@ -258,7 +258,7 @@ def test_a_projection_keeps_dtype_and_bias(family: Family) -> None:
 
 
 @every_family
-def test_half_precision_is_computed_in_half_precision(family: Family) -> None:
+def test_half_precision_stays_half_precision_and_near(family: Family) -> None:
     def check(case: Case) -> None:
         exact = case.layer().float()
         x = case.normal(2, case.columns).float()

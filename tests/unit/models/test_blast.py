@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from models.structured.blast import BlastLinear
+from models.structured.blast_fit import solve
 from models.structured.build import build_layer, project
 from models.structured.output_error import output_error
 from models.structures import Blast, LowRank
@@ -118,3 +119,12 @@ def test_the_product_is_the_same_with_and_without_a_graph(bias: bool, rows: int)
         quick = layer(x)
     torch.testing.assert_close(quick, layer(x).detach())
     assert quick.shape == (3, 5, rows)
+
+
+def test_singular_systems_are_solved_and_what_is_not_finite_is_refused() -> None:
+    assert solve(torch.zeros(2, 3, 3), torch.ones(2, 3, 1)).isfinite().all()
+    system = torch.ones(1, 3, 3)
+    found = solve(system, system[..., :1])
+    torch.testing.assert_close(system @ found, system[..., :1], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ArithmeticError, match="the least-squares systems of a BLAST are not"):
+        solve(torch.full((1, 3, 3), torch.nan), torch.ones(1, 3, 1))

@@ -1,7 +1,5 @@
 """A mixture of experts that are the rank slices of a block tensor-train."""
 
-import warnings
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +12,7 @@ from models.structured.btt_moe import BttMoeLinear
 from models.structured.routing import AUXILIARY_WEIGHT, Z_WEIGHT, auxiliary_loss, lay_out
 from models.structures import Btt
 from models.structures.btt_moe import BttMoe
+from tests.compiling import assert_compiled_alike
 
 FOUR = BttMoe(input_blocks=2, output_blocks=3, experts=4, active=2)
 
@@ -215,11 +214,20 @@ def test_initialisation_keeps_the_variance_forwards_and_backwards(width: int) ->
     assert 0.8 <= backward.square().mean() <= 1.2
 
 
-def test_half_precision_is_computed_in_half_precision() -> None:
+def test_half_precision_stays_half_precision() -> None:
     layer, x = drawn(FOUR, rows=13, columns=9), normal(7, 9)
     assert layer.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.float()(x.float()).dtype == torch.bfloat16
+
+
+def test_no_inputs_add_nothing_to_the_loss() -> None:
+    layer = drawn(FOUR, rows=13, columns=9)
+    loss = layer.auxiliary_loss(normal(0, 9))
+    loss.backward()
+    assert loss == 0
+    assert layer.router.grad is not None
+    assert (layer.router.grad == 0).all()
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -229,16 +237,7 @@ def test_the_layer_is_exported_and_compiled_with_its_routing() -> None:
     program = torch.export.export(layer, (normal(3, 2, 9),), dynamic_shapes=dynamic)
     x = normal(70, 2, 9, seed=5)
     torch.testing.assert_close(program.module()(x), layer(x))
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The compiler's own use of deprecated parts of torch.
-        actual = compiled(x)
-    torch.testing.assert_close(actual, layer(x))
-    parameters = list(layer.parameters())
-    torch.testing.assert_close(
-        torch.autograd.grad(actual.square().sum(), parameters),
-        torch.autograd.grad(layer(x).square().sum(), parameters),
-    )
+    assert_compiled_alike(layer, x)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from models.structured import GblrLinear
 from models.structured.base import StructuredLinear
 from models.structured.build import build_layer
+from tests.compiling import assert_compiled_alike
 from tests.properties.families import FAMILIES
 from tests.properties.family import Family
 
@@ -45,22 +46,8 @@ def test_a_layer_is_exported_with_a_dynamic_batch(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_layer_compiles_as_one_graph(family: Family) -> None:
-    """Forward and backward, as traced."""
     for layer in layers(family):
-        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-        x = torch.randn(4, WIDTH)
-        with warnings.catch_warnings():
-            # The compiler's own use of deprecated parts of torch.
-            warnings.simplefilter("ignore")
-            actual = compiled(x)
-        torch.testing.assert_close(actual, layer(x), rtol=1e-4, atol=1e-5)
-        parameters = list(layer.parameters())
-        torch.testing.assert_close(
-            torch.autograd.grad(actual.square().sum(), parameters),
-            torch.autograd.grad(layer(x).square().sum(), parameters),
-            rtol=1e-4,
-            atol=1e-4,
-        )
+        assert_compiled_alike(layer, torch.randn(4, WIDTH), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", GENERATED, ids=str)

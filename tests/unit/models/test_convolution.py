@@ -46,8 +46,11 @@ def test_an_image_smaller_than_the_kernel_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"groups": 2}, "must divide in_channels 3"),
-        ({"in_channels": 4, "groups": 4}, "must divide out_channels 6"),
+        ({"groups": 2}, "groups is 2, but in_channels 3 and out_channels 6 admit 1, 3"),
+        (
+            {"in_channels": 4, "groups": 4},
+            "groups is 4, but in_channels 4 and out_channels 6 admit 1, 2",
+        ),
         ({"structure": LowRank(rank=4)}, "rank is 4, but a 6 x 3 matrix admits 1 to 3"),
         ({"kernel": (0, 1)}, "greater than 0"),
     ],

@@ -21,6 +21,7 @@ from models.structured.convolution import StructuredConv2d, patch_second_moment
 from models.structured.error_curve import ErrorCurve
 from models.structured.sparse_convolution import SparseConv2d
 from models.structures import Dense, LowRank
+from models.structures.base import check_divides
 from models.structures.btt_moe import BttMoe
 from models.structures.convolution import Convolution, SparseConvolution
 
@@ -124,6 +125,11 @@ def test_images_of_other_channels_are_refused(layer: torch.nn.Module) -> None:
         message = f"x is {words}, but this convolution admits images x 4 x height x width"
         with pytest.raises(ValueError, match=message):
             layer(torch.ones(shape))
+
+
+def test_divisors_of_large_numbers_are_named_as_far_as_they_are_looked_for() -> None:
+    with pytest.raises(ValueError, match=r"a is 3, but b 8192 admits 1, 2, .*, 4096, \.\.\.$"):
+        check_divides("a", 3, b=2**13)
 
 
 def test_no_images_have_no_second_moment() -> None:

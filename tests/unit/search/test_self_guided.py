@@ -36,6 +36,19 @@ def test_the_share_falls_from_one_to_exactly_zero(steps: int, data: st.DataObjec
     assert guide_share(steps + step, steps) == 0
 
 
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_guide_of_no_steps_is_refused(steps: int) -> None:
+    network = structured_mlp()
+    before = list(map(type, network.modules()))
+    with pytest.raises(ValueError, match=f"steps is {steps}, but a guide admits 1 and more"):
+        Guidance(network, steps=steps)
+    assert list(map(type, network.modules())) == before
+    with pytest.raises(ValueError, match="steps is"):
+        guide_share(0, steps)
+    with pytest.raises(ValueError, match="step is -1, but a guide admits 0 and more"):
+        guide_share(-1, 10)
+
+
 def test_the_start_is_the_structured_layer_at_every_share() -> None:
     layer = build_layer(LowRank(rank=2), rows=5, columns=7, generator=generator())
     assert layer.bias is not None

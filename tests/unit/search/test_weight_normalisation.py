@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.structured import LowRankLinear
+from models.structured import DenseLinear, LowRankLinear
 from models.structured.build import build_layer, empty_layer
 from models.structures import Gblr, LowRank
+from search.from_scratch import silence
 from search.spec import DATASET_TASKS
 from search.weight_normalisation import (
     RootMeanSquareCeiling,
@@ -60,6 +61,25 @@ def test_normalising_changes_nothing_at_first_and_bounds_what_is_learned() -> No
     assert ceiling.gain != 1
     learned = root_mean_square(layer.row_factor).detach()
     assert learned <= ceiling.gain.abs() * ceiling.size * (1 + 1e-5)
+
+
+def test_normalising_twice_is_normalising_once() -> None:
+    once, twice = structured_mlp(), structured_mlp()
+    normalise_weights(once)
+    for _ in range(2):
+        normalise_weights(twice)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+
+
+def test_a_silent_head_is_refused_by_name_and_nothing_is_wrapped() -> None:
+    found = structured_mlp()
+    head = found.get_submodule("head")
+    assert isinstance(head, DenseLinear)
+    silence(head)
+    names = found.state_dict().keys()
+    with pytest.raises(ValueError, match=r"^head is all zeros, but .*: draw it first, and silence"):
+        normalise_weights(found)
+    assert found.state_dict().keys() == names
 
 
 def test_baked_weights_are_plain_layers_that_compute_the_same() -> None:

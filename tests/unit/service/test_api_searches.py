@@ -86,7 +86,7 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
         (
             {"model": {"kind": "vit", "width": 30}},
             "model.heads",
-            "heads is 4, but it must divide the width 30",
+            "heads is 4, but width 30 admits 1, 2, 3, 5, 6, 10, 15, 30",
         ),
         ({"budget": {"ratio": 0.001}}, "budget", "cannot be reached: rank 1 in all 2 eligible"),
         ({"layers": {"include": ["convs.*"]}}, "layers.include", "'convs.*' matches no layer"),
