@@ -11,7 +11,7 @@ from models.structured.base import StructuredLinear, draw_normal, real_columns
 from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import regularised
+from models.structured.output_error import outputs, regularised
 from models.structures import BlockDiagonal
 
 
@@ -74,14 +74,12 @@ class BlockDiagonalLinear(StructuredLinear[BlockDiagonal]):
         generator: torch.Generator,
     ) -> None:
         """Crop; or, given C, the least-squares solution W_i C[:, J] C[J, J]^-1 of each block."""
-        places = _Places(self.rows, self.columns, self.spec.blocks)
-        matrix = weight.double()
+        count = self.spec.blocks
         if second_moment is None:
-            self.blocks.copy_(places.of(matrix))
+            self.blocks.copy_(_on_diagonal(weight, count))
             return
-        moment = regularised(second_moment)
-        roots = torch.linalg.cholesky(places.of_moment(moment))
-        wanted = places.of(matrix @ moment)
+        roots = _roots(regularised(second_moment), count)
+        wanted = _on_diagonal(outputs(weight, second_moment), count)
         self.blocks.copy_(torch.cholesky_solve(wanted.mT, roots).mT)
 
     def reset_matrix(self, generator: torch.Generator) -> None:
@@ -108,17 +106,19 @@ def error_curve(
     smaller = min(rows, columns)
     matrix = weight.detach().double()
     moment = None if second_moment is None else regularised(second_moment)
-    wanted = matrix if moment is None else matrix @ moment
+    wanted = matrix if second_moment is None else outputs(weight, second_moment)
+    total = (wanted * matrix).sum()
     explained = []
     counts = [count for count in range(1, smaller + 1) if _is_fewest(count, smaller)]
     for count in counts:
-        places = _Places(rows, columns, count)
-        blocks = places.of(wanted).mT
+        if count == 1:
+            explained.append(total)
+            continue
+        blocks = _on_diagonal(wanted, count)
         if moment is not None:
-            roots = torch.linalg.cholesky(places.of_moment(moment))
-            blocks = torch.linalg.solve_triangular(roots, blocks, upper=False)
+            roots = _roots(moment, count).mT
+            blocks = torch.linalg.solve_triangular(roots, blocks, upper=True, left=False)
         explained.append(blocks.square().sum())
-    total = (wanted * matrix).sum()
     errors = 1 - torch.stack(explained) / torch.where(total > 0, total, 1)
     structures = [BlockDiagonal(blocks=count) for count in counts]
     sizes = torch.tensor([one.mac_count(rows=rows, columns=columns) for one in structures])
@@ -135,25 +135,29 @@ def _is_fewest(count: int, side: int) -> bool:
     return count == -(-side // -(-side // count))
 
 
-class _Places:
-    """Where the blocks on the diagonal lie; what lies outside of the matrix reads as zeros."""
+def _on_diagonal(
+    matrix: Float[Tensor, "rows columns"], count: int
+) -> Float[Tensor, "blocks height width"]:
+    """The blocks on the diagonal; what lies outside of the matrix reads as zeros."""
+    rows, columns = matrix.shape
+    height, width = -(-rows // count), -(-columns // count)
+    found = matrix.new_zeros(count, height, width)
+    whole = min(rows // height, columns // width)
+    matrix = matrix.contiguous()
+    strides = (height * columns + width, columns, 1)
+    found[:whole] = matrix.as_strided((whole, height, width), strides, matrix.storage_offset())
+    for index in range(whole, count):
+        part = matrix[index * height : (index + 1) * height, index * width : (index + 1) * width]
+        found[index, : part.shape[0], : part.shape[1]] = part
+    return found
 
-    def __init__(self, rows: int, columns: int, count: int) -> None:
-        row, column = (torch.arange(count * -(-side // count)) for side in (rows, columns))
-        self.rows, self.columns = row.view(count, -1), column.view(count, -1)
-        self.real_rows, self.real_columns = self.rows < rows, self.columns < columns
 
-    def of(self, matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "blocks height width"]:
-        """The blocks of a matrix."""
-        real = self.real_rows[:, :, None] & self.real_columns[:, None, :]
-        rows, columns = (self.rows * self.real_rows, self.columns * self.real_columns)
-        return torch.where(real, matrix[rows[:, :, None], columns[:, None, :]], 0)
-
-    def of_moment(
-        self, moment: Float[Tensor, "columns columns"]
-    ) -> Float[Tensor, "blocks width width"]:
-        """C[J, J] of each block's columns J, with the identity in the padding."""
-        real = self.real_columns[:, :, None] & self.real_columns[:, None, :]
-        columns = self.columns * self.real_columns
-        found = torch.where(real, moment[columns[:, :, None], columns[:, None, :]], 0)
-        return found + torch.diag_embed((~self.real_columns).to(found))
+def _roots(
+    moment: Float[Tensor, "columns columns"], count: int
+) -> Float[Tensor, "blocks width width"]:
+    """L of C[J, J] = L L^T for each block's columns J, with the identity in the padding."""
+    inner = _on_diagonal(moment, count)
+    inside = torch.arange(inner.shape[0] * inner.shape[1]) < len(moment)
+    inner.diagonal(dim1=1, dim2=2)[~inside.view(inner.shape[:2])] = 1
+    root: Tensor = torch.linalg.cholesky(inner)
+    return root

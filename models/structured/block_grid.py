@@ -45,9 +45,14 @@ def cut(
 def grid_moment(
     second_moment: Float[Tensor, "columns columns"], padded_columns: int
 ) -> Float[Tensor, "padded padded"]:
-    """C made invertible, with white noise in the columns that are padding: they stay zero."""
+    """C made invertible, with white noise in the columns that are padding: they stay zero.
+
+    The answer must not be changed in place.
+    """
     moment = regularised(second_moment)
     missing = padded_columns - len(moment)
+    if not missing:
+        return moment
     whole = functional.pad(moment, (0, missing, 0, missing))
     whole.diagonal()[len(moment) :] = moment.diagonal().mean()
     return whole

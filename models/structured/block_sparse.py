@@ -13,6 +13,7 @@ from models.structured.batched import padded
 from models.structured.block_grid import grid_moment
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import outputs
 from models.structures import BlockSparse
 from models.structures.base import check_range, matrix_in_words
 
@@ -148,17 +149,17 @@ def error_curve(
     if second_moment is not None:
         matrix = blocks.transpose(1, 2).flatten(2).flatten(0, 1)
         moment = grid_moment(second_moment, matrix.shape[1])
-        outputs = matrix @ moment
-        order, gains = tile_choice.choose(outputs, moment, tile=tile)
+        seen = outputs(weight, second_moment) if matrix.shape == weight.shape else matrix @ moment
+        order, gains = tile_choice.choose(seen, moment, tile=tile)
         orders = [order, plain]
         explained = torch.stack(
             [
-                tile_choice.explained(outputs, moment, order, gains),
-                tile_choice.explained(outputs, moment, plain, torch.zeros_like(gains)),
+                tile_choice.explained(seen, moment, order, gains),
+                tile_choice.explained(seen, moment, plain, torch.zeros_like(gains)),
             ]
         )
         most, better = explained.max(0)
-        whole = (outputs * matrix).sum()
+        whole = (seen * matrix).sum()
         errors = (1 - most / torch.where(whole > 0, whole, 1)).clamp(min=0) * (whole > 0)
     across = blocks.shape[1]
     sizes = torch.arange(1, len(plain) + 1) * tile**2

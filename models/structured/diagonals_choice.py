@@ -11,7 +11,7 @@ from torch import Tensor
 from models.structured.checks import check_target
 from models.structured.diagonals import batches, padded_gram
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import regularised
+from models.structured.output_error import outputs, regularised
 from models.structures import Diagonals
 from models.structures.base import check_range
 
@@ -60,9 +60,9 @@ def error_curve(
         affordable = int((widths.double().pow(3).sum(0) / 3 <= WORK).sum())
         sizes = sizes[: max(1, affordable)]
         moment = regularised(second_moment)
-        outputs = matrix @ moment
-        total = (outputs * matrix).sum()
-        taken = _explained(outputs, moment, entered, len(sizes))
+        wanted = outputs(weight, second_moment)
+        total = (wanted * matrix).sum()
+        taken = _explained(wanted, moment, entered, len(sizes))
     left = (total - taken.cumsum(0)).clamp(min=0)
 
     def structure(index: int) -> Diagonals:

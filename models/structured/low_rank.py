@@ -11,7 +11,7 @@ from torch.nn import functional
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import regularised
+from models.structured.output_error import outputs, regularised
 from models.structures import LowRank
 
 
@@ -190,8 +190,7 @@ def error_curve(
     matrix = weight.detach().double()
     # The smaller Gram matrix has the squared singular values in a fraction of an SVD's time.
     if rows <= columns:
-        moment = None if second_moment is None else regularised(second_moment)
-        gram = (matrix if moment is None else matrix @ moment) @ matrix.T
+        gram = (matrix if second_moment is None else outputs(weight, second_moment)) @ matrix.T
     else:
         gram = matrix.T @ matrix
         if second_moment is not None:

@@ -3,6 +3,7 @@
 C = E[x x^T] is the second moment of the layer's inputs; without one, inputs are taken as white.
 """
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -25,13 +26,17 @@ def output_error(
     return ((difference @ second_moment) * difference).sum()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
     """What was found of a second moment, as long as nobody has changed it."""
 
     version: int
     share: float
     moment: Tensor
+    # Of the matrix that asked last, and its version.
+    matrix: "weakref.ref[Tensor] | None" = None
+    matrix_version: int = 0
+    outputs: Tensor | None = None
 
 
 # Each structure that is tried on a layer asks for the same: a second for 3,072 columns.
@@ -47,24 +52,49 @@ def regularised(
     """
     if second_moment.is_inference():  # whose changes cannot be seen
         return _regularised(second_moment, share)
+    return _known(second_moment, share).moment
+
+
+def outputs(
+    weight: Float[Tensor, "rows columns"], second_moment: Float[Tensor, "columns columns"]
+) -> Float[Tensor, "rows columns"]:
+    """W C of the regularised C, in float64; kept until C is asked for another W's.
+
+    The answer must not be changed in place.
+    """
+    if weight.is_inference() or second_moment.is_inference():
+        return weight.detach().double() @ regularised(second_moment)
+    known = _known(second_moment, REGULARISATION)
+    version = weight._version  # noqa: SLF001  as below
+    asked = known.matrix is not None and known.matrix() is weight
+    if known.outputs is None or not asked or known.matrix_version != version:
+        known.outputs = weight.detach().double() @ known.moment
+        known.matrix, known.matrix_version = weakref.ref(weight), version
+    return known.outputs
+
+
+def _known(second_moment: Tensor, share: float) -> _Known:
     known: _Known | None = _KNOWN.get(second_moment)
     version = second_moment._version  # noqa: SLF001  how torch itself sees changes in place
     if known is None or (known.version, known.share) != (version, share):
         known = _Known(version, share, _regularised(second_moment, share))
         _KNOWN[second_moment] = known
-    return known.moment
+    return known
 
 
 def _regularised(second_moment: Tensor, share: float) -> Tensor:
     moment = second_moment.detach().double()
-    moment = (moment + moment.T) / 2
-    mean = moment.diagonal().mean().item()
-    if not (moment.isfinite().all() and mean >= 0):
+    moment = (moment + moment.T).mul_(0.5)
+    diagonal = moment.diagonal()
+    mean = diagonal.mean().item()
+    if not (moment.sum().isfinite() and mean >= 0):
         raise ValueError("second_moment holds what no finite inputs can have")
-    noise = share * (mean or 1.0) * torch.eye(len(moment)).to(moment)
-    while torch.linalg.cholesky_ex(moment + noise).info != 0:
+    exact, noise = diagonal.clone(), share * (mean or 1.0)
+    diagonal.add_(noise)
+    while torch.linalg.cholesky_ex(moment).info != 0:
         noise *= 10
-    return moment + noise
+        torch.add(exact, noise, out=diagonal)
+    return moment
 
 
 def best_scale(

@@ -1,0 +1,66 @@
+"""What is kept of a second moment is given up as soon as it, or the matrix, is another."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.structured import low_rank
+from models.structured.output_error import outputs, regularised
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def moment(columns: int) -> Tensor:
+    inputs = drawn(40, columns, seed=1)
+    found: Tensor = inputs.T @ inputs / 40
+    return found
+
+
+def test_outputs_are_kept_until_the_matrix_or_the_inputs_are_others() -> None:
+    weight, other, second_moment = drawn(3, 5), drawn(3, 5, seed=2), moment(5)
+    first = outputs(weight, second_moment)
+    torch.testing.assert_close(first, weight @ regularised(second_moment))
+    assert outputs(weight, second_moment) is first
+    for asked in (other, weight):
+        expected = asked @ regularised(second_moment)
+        torch.testing.assert_close(outputs(asked, second_moment), expected)
+    weight.mul_(2)
+    torch.testing.assert_close(outputs(weight, second_moment), 2 * first)
+    second_moment.mul_(3)
+    torch.testing.assert_close(outputs(weight, second_moment), 6 * first)
+
+
+def test_a_matrix_that_is_gone_is_not_mistaken_for_the_next() -> None:
+    second_moment = moment(5)
+    for seed in range(20):
+        weight = drawn(3, 5, seed=seed)
+        expected = weight @ regularised(second_moment)
+        torch.testing.assert_close(outputs(weight, second_moment), expected)
+        del weight
+
+
+def test_in_inference_mode_nothing_is_kept() -> None:
+    with torch.inference_mode():
+        weight, second_moment = drawn(3, 5), moment(5)
+        first = outputs(weight, second_moment)
+        weight.mul_(2)
+        torch.testing.assert_close(outputs(weight, second_moment), 2 * first)
+
+
+def test_a_second_moment_that_loses_its_symmetry_is_refused_the_second_time() -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    low_rank.error_curve(weight, second_moment)
+    second_moment[0, 1] += 9
+    with pytest.raises(ValueError, match="not symmetric"):
+        low_rank.error_curve(weight, second_moment)
+
+
+def test_a_second_moment_is_made_definite_by_as_little_noise_as_does() -> None:
+    inputs = drawn(2, 6)
+    found = regularised(inputs.T @ inputs)
+    torch.linalg.cholesky(found)
+    assert torch.equal(found, found.T)
+    noise = found - inputs.T @ inputs
+    torch.testing.assert_close(noise, noise[0, 0] * torch.eye(6).double(), rtol=1e-4, atol=1e-12)
