@@ -28,7 +28,8 @@ class Family:
     `structures` draws one that fits `rows x columns`, both at least `smallest`. `misfits` gives
     structures that do not fit, each with the argument to blame. `at_width` gives typical members of
     a square matrix, whose first stands for the family where one is enough. `curve` gives all nested
-    sizes of a closed form at once.
+    sizes of a closed form at once. `padded`, where it is given, tells the only members that need
+    not be projected onto themselves.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Family:
     at_width: Callable[[int], Sequence[Structure]]
     smallest: int = 1
     exempt: Mapping[Law, str] = field(default_factory=dict)
+    padded: Callable[[Structure, int, int], bool] | None = None
     curve: Callable[[Tensor, Tensor | None], ErrorCurve] | None = None
     fits: int = 25  # examples of a law that projects: fewer where a projection takes long
 

@@ -55,6 +55,7 @@ FAMILIES = (
             "is free, and no closed form completes the displacement",
             "one step moves features as a dense layer's": SHARED,
         },
+        padded=lambda _structure, rows, columns: max(rows, columns) % min(rows, columns) > 0,
         fits=6,
     ),
 )

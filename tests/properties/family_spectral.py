@@ -1,5 +1,7 @@
 """Layers with a spectrum between orthonormal frames: SVDP and STTP."""
 
+from math import prod
+
 from hypothesis import strategies as st
 
 from models.structured import svdp
@@ -21,17 +23,10 @@ def modes(draw: st.DrawFn, side: int) -> tuple[int, ...]:
     rest = side
     while rest > 1 and len(found) < 3 and draw(st.booleans()):
         digit = draw(st.integers(1, rest))
-        if 2 * side > (product(found) * digit * -(-rest // digit)):
+        if 2 * side > (prod(found) * digit * -(-rest // digit)):
             found.append(digit)
             rest = -(-rest // digit)
     return (*found, rest)
-
-
-def product(digits: list[int]) -> int:
-    whole = 1
-    for digit in digits:
-        whole *= digit
-    return whole
 
 
 @st.composite
@@ -49,6 +44,12 @@ def trains(draw: st.DrawFn, rows: int, columns: int, spectra: list[Spectrum]) ->
         column_modes=column_modes,
         spectrum=draw(st.sampled_from(spectra)),
     )
+
+
+def padded(structure: Structure, rows: int, columns: int) -> bool:
+    """Whether its digits name rows or columns that the matrix does not have."""
+    assert isinstance(structure, Sttp)
+    return (prod(structure.row_modes), prod(structure.column_modes)) != (rows, columns)
 
 
 def ranks(rows: int, columns: int, spectra: list[Spectrum]) -> st.SearchStrategy[Structure]:
@@ -100,6 +101,7 @@ def family(
             else [Svdp(rank=width if unit else max(1, width // 4), spectrum=spectra[0])]
         ),
         exempt=exempt,
+        padded=padded if train else None,
         curve=None if train or unit else svdp.error_curve,
         fits=10,
     )

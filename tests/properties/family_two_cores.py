@@ -126,9 +126,6 @@ FAMILIES = [
             Einsum.at("tensor train", rho=0.3),
             Einsum.at("Kronecker"),
         ],
-        exempt={
-            "a member is projected onto itself": NO_CLOSED_FORM,
-            "one step moves features as a dense layer's": SHARED,
-        },
+        exempt={"one step moves features as a dense layer's": SHARED},
     ),
 ]
