@@ -7,6 +7,8 @@ u     runs over the longer side n. W - A W B = G H^T - A^n G H^T B^n, which is a
 """
 
 import math
+from collections.abc import Callable
+from operator import itemgetter
 from typing import final
 
 import torch
@@ -16,13 +18,17 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear
 from models.structured.descent import affordable_steps, best_of_restarts, descend
+from models.structured.low_displacement_fit import MOST, affordable_settling, settled
 from models.structured.output_error import best_scale, regularised
+from models.structured.weighted_shifts import applied, krylov, shifted_sum
 from models.structures import LowDisplacementRank
 from models.structures.low_displacement_rank import BANDS
 
 RESTARTS, STEPS = 3, 200  # of a plain fit
-# A smaller squared error than chance gives tells of a member, to which the valley is long.
-NEAR, FOUND, PATIENCE = 1e-2, 1e-6, 6
+# A smaller squared error than chance gives tells of a member, to which the valley is long: damped
+# Gauss-Newton steps arrive within some ten where thousands of descent do not. They are for small
+# matrices; a large one descends so many times longer.
+NEAR, GOOD, FOUND, PATIENCE = 1e-1, 1e-5, 1e-8, 6
 AWARE_STEPS = 60  # of the fit to the outputs that follows it
 JITTER = 0.2  # of the operators' weights where a fit starts anew
 
@@ -87,7 +93,7 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         error = best_of_restarts(self, weight, None, start, restarts=RESTARTS, steps=steps)
         numbers = self.spec.parameter_count(rows=self.rows, columns=self.columns)
         if numbers < weight.numel() and FOUND < error < NEAR:
-            descend(self, weight, steps=PATIENCE * steps)
+            self._follow_the_valley(target, start, PATIENCE * steps)
         if second_moment is not None:
             self._rescale(target, regularised(second_moment))
             descend(self, weight, second_moment, steps=min(steps, AWARE_STEPS))
@@ -131,57 +137,35 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         self.column_generator.copy_(right[: self.spec.rank] * scale[:, None])
         self._rescale(target, None)
 
+    def _follow_the_valley(self, target: Tensor, start: Callable[[int], None], steps: int) -> None:
+        """Settle from here or, where that ends too early, from the starts; the best is kept."""
+        tensors = (
+            self.row_operator,
+            self.column_operator,
+            self.row_generator,
+            self.column_generator,
+        )
+        numbers = sum(tensor.numel() for tensor in tensors)
+        newton_steps = affordable_settling(target.numel(), numbers)
+        if not newton_steps:
+            descend(self, target, steps=steps)
+            return
+        tries = []
+        for attempt in range(1 + RESTARTS if newton_steps == MOST else 1):
+            if attempt:
+                start(attempt - 1)
+            found, error = settled(
+                target, [tensor.double() for tensor in tensors], newton_steps, FOUND
+            )
+            tries.append((error, found))
+            if error < GOOD:
+                break
+        _, best = min(tries, key=itemgetter(0))
+        for tensor, value in zip(tensors, best, strict=True):
+            tensor.copy_(value)
+
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
         """The best multiple of what is there: never worse than zero, nor than it was."""
         best = best_scale(self.to_dense(), target, moment)
         self.row_generator.mul_(math.copysign(math.sqrt(abs(best)), best))
         self.column_generator.mul_(math.sqrt(abs(best)))
-
-
-def applied(
-    operator: Float[Tensor, "bands size"], matrix: Float[Tensor, "size columns"]
-) -> Float[Tensor, "size columns"]:
-    """A M: each row takes from the row before and, if tridiagonal, from itself and the next."""
-    found = operator[0, :, None] * matrix.roll(1, 0)
-    if len(operator) > 1:
-        found = found + operator[1, :, None] * matrix + operator[2, :, None] * matrix.roll(-1, 0)
-    return found
-
-
-def krylov(
-    operator: Float[Tensor, "bands size"], start: Float[Tensor, "size rank"], terms: int
-) -> Float[Tensor, "size powers"]:
-    """G, A G, A^2 G, ... side by side: each power of two doubles what is there."""
-    power = applied(operator, torch.eye(len(start), dtype=start.dtype, device=start.device))
-    found, count = start, 1
-    while True:
-        found = torch.cat([found, power @ found], dim=1)
-        count *= 2
-        if count >= terms:
-            return found[:, : terms * start.shape[1]]
-        power = power @ power
-
-
-def shifted_sum(
-    row: Float[Tensor, " rows"],
-    column: Float[Tensor, " columns"],
-    first: Float[Tensor, "rows columns"],
-    terms: int,
-) -> Float[Tensor, "rows columns"]:
-    """The sum of A^u M B^u over u below `terms`; a power of a weighted shift is another.
-
-    Follows the binary digits of the number of terms: doubled, S + A^t S B^t; and one more term,
-    M + A S B. Each is one pass over the matrix.
-    """
-    found, row_weights, column_weights, count = first, row, column, 1
-    for digit in bin(terms)[3:]:
-        moved = found.roll((count, count), (0, 1))
-        found = found + row_weights[:, None] * moved * column_weights
-        row_weights = row_weights * row_weights.roll(count)
-        column_weights = column_weights * column_weights.roll(count)
-        count *= 2
-        if digit == "1":
-            found = first + row[:, None] * found.roll((1, 1), (0, 1)) * column
-            row_weights, column_weights = row * row_weights.roll(1), column * column_weights.roll(1)
-            count += 1
-    return found

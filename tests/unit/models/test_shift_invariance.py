@@ -15,7 +15,9 @@ from models.structured import (
     ToeplitzLikeLinear,
 )
 from models.structured.build import build_layer, project
+from models.structured.low_displacement_fit import with_derivatives
 from models.structured.output_error import output_error
+from models.structured.weighted_shifts import krylov
 from models.structures import (
     BlockDiagonal,
     Circulant,
@@ -146,16 +148,41 @@ def test_learned_operators_make_the_sum_of_their_powers(
     torch.testing.assert_close(layer.to_dense(), expected)
 
 
-@pytest.mark.parametrize(("operators", "unevenness"), [("subdiagonal", 0.3), ("tridiagonal", 0.15)])
-def test_planted_learned_operators_are_found(operators: str, unevenness: float) -> None:
-    structure = LowDisplacementRank.model_validate({"rank": 2, "operators": operators})
-    layer = drawn(structure, 16, 16)
+@pytest.mark.parametrize("operators", ["subdiagonal", "tridiagonal"])
+@pytest.mark.parametrize(("rows", "columns", "seed"), [(16, 16, 0), (16, 16, 2), (20, 15, 3)])
+def test_planted_learned_operators_are_found(
+    operators: str, rows: int, columns: int, seed: int
+) -> None:
+    sizes = {"operators": operators}
+    layer = drawn(LowDisplacementRank.model_validate({"rank": 2, **sizes}), rows, columns)
     assert isinstance(layer, LowDisplacementRankLinear)
     with torch.no_grad():
-        for seed, operator in enumerate((layer.row_operator, layer.column_operator)):
-            operator.add_(unevenness * normal(*operator.shape, seed=seed))
+        for turn, parameter in enumerate(layer.parameters()):
+            noise = normal(*parameter.shape, seed=10 * seed + turn)
+            is_operator = parameter is layer.row_operator or parameter is layer.column_operator
+            parameter.copy_(parameter + 0.3 * noise if is_operator else noise)
     weight = layer.to_dense().detach()
-    assert relative_error(project(weight, structure), weight) < 1e-2
+    found = project(weight, LowDisplacementRank.model_validate({"rank": 3, **sizes}))
+    assert relative_error(found, weight) < 1e-2
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 1), (5, 8), (7, 4)])
+def test_derivatives_by_operators_and_generators_are_those_of_their_matrix(
+    bands: int, rows: int, columns: int
+) -> None:
+    shapes = (bands, rows), (bands, columns), (2, rows), (2, columns)
+    tensors = tuple(normal(*shape, seed=turn) for turn, shape in enumerate(shapes))
+    terms = max(rows, columns)
+
+    def matrix(row: Tensor, column: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return krylov(row, left.T, terms) @ krylov(column, right.T, terms).T
+
+    found, slopes = with_derivatives(*tensors)
+    torch.testing.assert_close(found, matrix(*tensors))
+    expected = torch.autograd.functional.jacobian(matrix, tensors)
+    columns_of = [piece.reshape(rows * columns, -1).T for piece in expected]
+    torch.testing.assert_close(slopes, torch.cat(columns_of))
 
 
 def test_what_is_counted_grows_as_r_n_log_n() -> None:
