@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from benchmarks.machine import machine
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import NAMES
 from benchmarks.timing import Call, ratio, rounds_of
 from models.deployment import deploy
 from models.structured.base import StructuredLinear
 from models.structured.build import build_layer
 from models.structures import Dense, Structure
+from models.structures.sizes import largest_within
 
 SHAPES = ((768, 768), (768, 3072))
 TOKENS = (1, 64, 1576)
@@ -37,10 +38,10 @@ def cell(
         layer = build_layer(structure, rows=rows, columns=columns, generator=generator)
         return layer.to(dtype).eval()
 
-    layers = {
+    layers: dict[str, StructuredLinear] = {
         name: built(structure)
-        for name, size in SIZES.items()
-        if (structure := size(rows, columns, macs)) is not None
+        for name in NAMES
+        if (structure := largest_within(name, rows=rows, columns=columns, budget=macs)) is not None
     }
     dense = built(Dense())
     calls: dict[str, Call] = {"dense": lambda: dense(x)}

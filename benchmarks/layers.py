@@ -21,10 +21,12 @@ from torch.nn import functional
 
 from benchmarks.machine import machine
 from benchmarks.memory import working_bytes
-from benchmarks.sizes import CURVES, SIZES, chosen
+from benchmarks.sizes import CURVES, NAMES, chosen
 from benchmarks.timing import Call, ratio, rounds_of
 from models.structured.build import project
+from models.structured.curves import error_curve
 from models.structures import Structure
+from models.structures.sizes import Kind
 
 SHAPES = ((768, 768), (768, 3072))
 TOKENS = (1, 64, 1576)
@@ -58,7 +60,7 @@ def with_spectrum(rows: int, columns: int, *, generator: torch.Generator) -> Ten
     return matrix.float()
 
 
-def ours(name: str, weight: Tensor, parameters: int) -> Candidate | None:
+def ours(name: Kind, weight: Tensor, parameters: int) -> Candidate | None:
     """One of our structures, projected."""
     started = time.perf_counter()
     structure: Structure | None = chosen(name, weight, parameters)
@@ -139,10 +141,10 @@ def compared(rows: int, columns: int, *, seconds: float) -> Iterator[dict[str, o
     weight = with_spectrum(rows, columns, generator=generator)
     count = int(SHARE * rows * columns)
     made: dict[str, Candidate] = {}
-    for name in (name for name in SIZES if name not in FITTED_SLOWLY):
-        found = ours(name, weight, count)
+    for kind in (kind for kind in NAMES if kind not in FITTED_SLOWLY):
+        found = ours(kind, weight, count)
         if found is not None:
-            made[name] = found
+            made[kind] = found
     made |= {name: make(weight, count) for name, make in RIVALS.items()}
     with torch.no_grad():  # PyTorch's BSR fails in inference mode
         inputs = {tokens: torch.randn(tokens, columns, generator=generator) for tokens in TOKENS}
@@ -181,9 +183,9 @@ def curve_seconds(rows: int, columns: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for title, given in (("plain", None), ("data-aware", moment)):
         seconds = found[title] = {}
-        for name, curve in CURVES.items():
+        for name in CURVES:
             started = time.perf_counter()
-            curve(weight, given)
+            error_curve(name, weight, given)
             seconds[name] = round(time.perf_counter() - started, 3)
         seconds["all"] = round(sum(seconds.values()), 3)
     return found

@@ -10,8 +10,9 @@ import torch
 from benchmarks import latency, layers, tables
 from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
-from benchmarks.sizes import SIZES
+from benchmarks.sizes import NAMES
 from benchmarks.timing import FEWEST, ratio, rounds_of
+from models.structures.sizes import Kind, largest_within
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -37,14 +38,14 @@ def test_working_memory_is_what_is_alive_at_once() -> None:
     assert working_bytes(chain) == 8000
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("rows", "columns"), [(768, 768), (768, 3072), (3072, 768)])
-def test_a_size_uses_up_most_of_its_macs_and_no_more(name: str, rows: int, columns: int) -> None:
-    # These have one size; a spectral train's ranks end where its frames are square.
+def test_a_size_uses_up_most_of_its_macs_and_no_more(name: Kind, rows: int, columns: int) -> None:
+    # These have few sizes; a spectral train's ranks end where its frames are square.
     least = 0.0 if name in ("butterfly", "circulant", "STTP") else 0.5
     for share in (0.15, 0.3, 0.5):
         macs = int(share * rows * columns)
-        structure = SIZES[name](rows, columns, macs)
+        structure = largest_within(name, rows=rows, columns=columns, budget=macs)
         if structure is not None:
             structure.check_fits(rows=rows, columns=columns)
             assert least * macs < structure.mac_count(rows=rows, columns=columns) <= macs
@@ -135,5 +136,5 @@ def test_the_page_in_the_documents_names_what_the_benchmarks_name() -> None:
     # A row of the latency is followed by the structure in words; a rival is in italics.
     cells = {re.sub(r" \(.*|^\*|\*$", "", cell) for cell in first}
     heads = {"---", "structure", "layer", "all"}
-    assert len(cells) > len(SIZES)
-    assert cells <= heads | SIZES.keys() | RIVALS.keys()
+    assert len(cells) > len(NAMES)
+    assert cells <= heads | set(NAMES) | RIVALS.keys()
