@@ -22,6 +22,8 @@ from models.structures import ToeplitzLike
 
 STEPS = 400  # of a fit, from the truncated displacement
 FITTED = 1e-18  # a relative squared error that is only rounding
+# A small squared error tells of a member that is padded, which is worth more steps.
+NEAR, FOUND, PATIENCE = 1e-2, 1e-9, 4
 
 
 @final
@@ -90,7 +92,9 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
         self.column_generator.copy_(right[: self.spec.rank] * scale[:, None])
         if output_error(target - self.to_dense().double()) > FITTED * energy:
             self._rescale(target, None)
-            descend(self, weight, steps=steps)
+            error = descend(self, weight, steps=steps)
+            if FOUND < error < NEAR:
+                descend(self, weight, steps=PATIENCE * steps)
         if second_moment is not None:
             self._rescale(target, regularised(second_moment))
             descend(self, weight, second_moment, steps=steps)

@@ -112,6 +112,14 @@ def test_a_planted_toeplitz_like_matrix_is_found(rows: int, columns: int, aware:
     assert relative_error(found, weight) < 1e-9
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(29, 31), (24, 16), (20, 33)])
+def test_a_planted_toeplitz_like_matrix_is_found_though_it_is_padded(
+    rows: int, columns: int
+) -> None:
+    weight = drawn(ToeplitzLike(rank=3), rows, columns).to_dense().detach()
+    assert relative_error(project(weight, ToeplitzLike(rank=3)), weight) < 1e-4
+
+
 def test_a_toeplitz_matrix_and_its_inverse_have_displacement_rank_two() -> None:
     weight = torch.from_numpy(scipy.linalg.toeplitz(normal(24).numpy(), normal(24, seed=1).numpy()))
     weight = weight + 9 * torch.eye(24)
