@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from models.structured.output_error import regularised
+from models.structured.output_error import outputs, regularised
 
 MAXIMUM_SWEEPS = 20
 # A sweep that removes less than this share of the matrix's energy is the last.
@@ -89,7 +89,8 @@ def fit_blocks(
     if second_moment is None:
         return _balanced(plain)
     moment = grid_moment(second_moment, groups * blocks.shape[3])
-    own = _refitted(_kept(decompose_blocks(blocks, moment), keep), blocks, moment)
+    seen = cut(outputs(weight, second_moment), row_blocks=bands, column_blocks=groups)
+    own = _refitted(_kept(decompose_blocks(blocks, moment), keep), seen, moment)
     zero = BlockTerms(*(torch.zeros_like(part) for part in (own.left, own.right, own.energies)))
     starts = [zero, plain, own]
     errors = [_error(_rest(blocks, start), moment) for start in starts]
@@ -98,16 +99,16 @@ def fit_blocks(
 
 def explained_energies(
     terms: BlockTerms,
-    blocks: Float[Tensor, "bands groups height width"],
+    seen: Float[Tensor, "bands groups height width"],
     moment: Float[Tensor, "columns columns"],
     places: Int[Tensor, "bands terms"],
 ) -> Float[Tensor, "bands terms"]:
     """By how much the output error falls as each term joins its band, in the order of `places`.
 
-    The terms' right sides are given, and all left sides of a band are the best for the terms so
-    far: by one Cholesky decomposition for all sizes.
+    `seen` are the blocks of W C. The terms' right sides are given, and all left sides of a band are
+    the best for the terms so far: by one Cholesky decomposition for all sizes.
     """
-    square, cross = _normal_equations(terms, blocks, moment)
+    square, cross = _normal_equations(terms, seen, moment)
     return explained_in_order(square, cross, places)
 
 
@@ -128,19 +129,19 @@ def explained_in_order(
 
 
 def _normal_equations(
-    terms: BlockTerms, blocks: Tensor, moment: Tensor
+    terms: BlockTerms, seen: Tensor, moment: Tensor
 ) -> tuple[Float[Tensor, "bands terms terms"], Float[Tensor, "bands height terms"]]:
     """K = V C V^T and B = W C V^T for the right sides V of every band, K with a little ridge."""
     bands, groups, count, width = terms.right.shape
     by_group = moment.view(groups, width, groups * width)
     square = moment.new_empty(bands, groups, count, groups, count)
-    cross = moment.new_empty(bands, blocks.shape[2], groups, count)
-    rows = blocks.transpose(1, 2).flatten(2)
     for group in range(groups):
-        spread = terms.right[:, group] @ by_group[group]
-        cross[:, :, group] = rows @ spread.mT
-        parts = spread.view(bands, count, groups, width)
-        square[:, group] = torch.einsum("bkgw,bglw->bkgl", parts, terms.right)
+        spread = terms.right[:, group] @ by_group[group, :, group * width :]
+        parts = spread.view(bands, count, groups - group, width)
+        half = torch.einsum("bkgw,bglw->bkgl", parts, terms.right[:, group:])
+        square[:, group, :, group:] = half
+        square[:, group:, :, group] = half.permute(0, 2, 3, 1)
+    cross = (seen @ terms.right.mT).transpose(1, 2)
     square = square.view(bands, groups * count, groups * count)
     scale = square.diagonal(dim1=1, dim2=2)
     # Terms left out have no right side: the ridge keeps their left side zero.
@@ -148,9 +149,9 @@ def _normal_equations(
     return square, cross.flatten(2)
 
 
-def _refitted(terms: BlockTerms, blocks: Tensor, moment: Tensor) -> BlockTerms:
+def _refitted(terms: BlockTerms, seen: Tensor, moment: Tensor) -> BlockTerms:
     """The same right sides with the best left sides, those of a band together."""
-    square, cross = _normal_equations(terms, blocks, moment)
+    square, cross = _normal_equations(terms, seen, moment)
     bands, groups, _, count = terms.left.shape
     left = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(square)).mT
     left = left.view(bands, -1, groups, count).transpose(1, 2)

@@ -17,6 +17,7 @@ from models.structured.block_grid import (
 )
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import outputs
 from models.structures import BlockLowRank
 from models.structures.base import check_sides
 
@@ -133,7 +134,9 @@ def error_curve(
         energies = terms.energies
         order = _by_energy(energies)
         places = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-        falls = explained_energies(terms, blocks, moment, places.view_as(energies).flatten(1))
+        seen = outputs(weight, second_moment)
+        seen = cut(seen, row_blocks=row_blocks, column_blocks=column_blocks)
+        falls = explained_energies(terms, seen, moment, places.view_as(energies).flatten(1))
         errors = remaining(falls.flatten()[order])
     where = order // energies.shape[2]
     sizes = torch.arange(1, len(order) + 1) * (blocks.shape[2] + blocks.shape[3])

@@ -20,6 +20,7 @@ from models.structured.block_grid import (
 )
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import outputs
 from models.structures import Btt
 from models.structures.base import check_sides
 
@@ -135,7 +136,9 @@ def error_curve(
         moment = grid_moment(second_moment, input_blocks * blocks.shape[3])
         terms = decompose_blocks(blocks, moment)
         places = torch.arange(terms.energies.shape[2]).expand_as(terms.energies).flatten(1)
-        falls = explained_energies(terms, blocks, moment, places).view_as(terms.energies)
+        seen = outputs(weight, second_moment)
+        seen = cut(seen, row_blocks=output_blocks, column_blocks=input_blocks)
+        falls = explained_energies(terms, seen, moment, places).view_as(terms.energies)
         errors = remaining(falls.sum((0, 1)))
     ranks = torch.arange(1, len(errors) + 1)
     sizes = ranks * input_blocks * output_blocks * (blocks.shape[2] + blocks.shape[3])

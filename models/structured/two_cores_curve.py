@@ -8,7 +8,6 @@ from torch import Tensor
 
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import best_scale, output_error
 from models.structured.two_cores_fit import CoreIndices, as_products, decompose
 from models.structures import Einsum, Kronecker
 
@@ -49,10 +48,12 @@ def error_curve(
         def error(terms: int) -> Tensor:
             kept = torch.einsum("gproc,pgdrq->poqgcd", first[:, :, :terms], second[..., :terms, :])
             found = indices.unfold(kept)[:rows, :columns].to(weight.dtype)
-            found *= best_scale(found, weight, second_moment)
-            return output_error(weight - found, second_moment)
+            # Scaled by match / energy: then it is never worse than zero.
+            match, energy = (seen * found).sum(), ((found @ second_moment) * found).sum()
+            return (whole - match.square() / energy).clamp(min=0) if energy > 0 else whole
 
-        whole = output_error(weight, second_moment)
+        seen = weight @ second_moment
+        whole = (seen * weight).sum()
         errors = torch.stack([error(one.sizes(**sides).rho) for one in members])
         errors /= whole if whole > 0 else 1
     return ErrorCurve(
