@@ -129,6 +129,10 @@ def padded_gram(
     real: Bool[Tensor, "rows places"],
 ) -> Float[Tensor, "rows places places"]:
     """C[J, J] for each row's columns J, with the identity where a row has fewer than others."""
-    gram = moment[columns_of[:, :, None], columns_of[:, None, :]]
-    gram = torch.where(real[:, :, None] & real[:, None, :], gram, 0)
-    return gram + torch.diag_embed((~real).to(gram))
+    # Twice as fast as by two indices, which took most of the time of a curve.
+    at = columns_of[:, :, None] * len(moment) + columns_of[:, None, :]
+    gram = moment.reshape(-1).index_select(0, at.flatten()).view(at.shape)
+    if not real.all():
+        gram.masked_fill_(~(real[:, :, None] & real[:, None, :]), 0)
+        gram.diagonal(dim1=1, dim2=2).masked_fill_(~real, 1)
+    return gram
