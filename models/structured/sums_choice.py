@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.structured import block_sparse
 from models.structured.build import project
+from models.structured.low_rank import LARGE
 from models.structured.output_error import output_error
 from models.structures import BlockSparse, Sum
 from models.structures.sizes import SumKind, sums_within
@@ -23,18 +24,20 @@ def choose_sum(
     """The division of the budget that leaves least, its tiles where low rank leaves most."""
     rows, columns = weight.shape
     divided = sums_within(kind, rows=rows, columns=columns, budget=budget)
-    tried = [
-        _alternated(one, weight.detach().double(), second_moment, generator) for one in divided
-    ]
+    target = weight.detach().double()
+    moment = None if second_moment is None else second_moment.double()
+    if moment is not None and target.numel() >= LARGE:
+        # Seconds for each round: of C only the size of each input is seen, until the fit itself.
+        target, moment = target * moment.diagonal().clamp(min=0).sqrt(), None
+    tried = [_alternated(one, target, moment, generator) for one in divided]
     return min(tried, key=lambda pair: pair[1])[0] if tried else None
 
 
 def _alternated(
-    start: Sum, weight: Tensor, second_moment: Tensor | None, generator: torch.Generator
+    start: Sum, weight: Tensor, moment: Tensor | None, generator: torch.Generator
 ) -> tuple[Sum, float]:
     """The sum with its tiles chosen, and the (output) error that a few rounds leave."""
     low_rank, other = start.parts
-    moment = None if second_moment is None else second_moment.double()
     best, least = start, torch.inf
     rest = weight
     for _ in range(ROUNDS):

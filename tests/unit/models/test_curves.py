@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.structured import low_rank
+from models.structured import low_rank, sums_choice
 from models.structured.build import project
 from models.structured.curves import error_curve
 from models.structured.output_error import output_error
 from models.structured.rectangle_choice import best_arc
-from models.structures import Gblr, Structure
+from models.structured.sums_choice import choose_sum
+from models.structures import BlockSparse, Gblr, Structure
 from models.structures.sizes import CLOSED_KINDS, KINDS, Kind, saves
 
 FEW = (0.4,)
@@ -122,6 +123,19 @@ def test_what_was_planted_is_found_where_low_rank_cannot(
     ranks = low_rank.error_curve(weight, given)
     plain = float(ranks.errors[ranks.macs <= 1.1 * macs].min())
     assert float(curve.errors[-1]) < 0.6 * plain
+
+
+def test_on_a_large_matrix_a_sum_is_chosen_by_the_size_of_each_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sums_choice, "LARGE", 1)
+    weight, macs = planted_tiles()
+    given, generator = moment(80), torch.Generator().manual_seed(0)
+    found = choose_sum("low rank + tiles of 16", weight, given, int(1.1 * macs), generator)
+    assert found is not None
+    tiles = found.parts[1]
+    assert isinstance(tiles, BlockSparse)
+    assert {(0, 3), (2, 1), (5, 4)} <= set(tiles.positions)
 
 
 def test_rectangles_never_leave_more_than_low_rank_at_their_budget() -> None:
