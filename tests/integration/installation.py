@@ -20,23 +20,20 @@ PATIENCE_SECONDS = 500.0
 
 @final
 class Installation:
-    """One home, one database and one broker.
-
-    A lease is short, but long enough for a process to import torch on a busy machine.
-    """
+    """One home, one database and one broker."""
 
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{free_port()}"
         self._environment = os.environ | {
             "MATNAS_HOME": str(home),
-            "MATNAS_LEASE_SECONDS": "15",
             "MATNAS_REAP_SECONDS": "0.5",
             "MATNAS_HINT_SECONDS": "5",
             "MATNAS_THREADS": "1",
             **settings,
         }
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
         self._client = httpx.Client(
             base_url=self.url, timeout=30, headers={"accept": "application/json"}
         )
@@ -58,7 +55,19 @@ class Installation:
             self._client.close()
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        return self._start("worker", "service.cli", "worker")
+        worker = self._start("worker", "service.cli", "worker")
+        self._workers.append(worker)
+        return worker
+
+    def one_worker(self) -> subprocess.Popen[bytes]:
+        """Return the one worker that runs, after a start if there is none or are several."""
+        running = [worker for worker in self._workers if worker.poll() is None]
+        if len(running) == 1:
+            return running[0]
+        for worker in running:
+            worker.terminate()
+            worker.wait(20)
+        return self.start_worker()
 
     def submit(self, spec: Mapping[str, Any]) -> str:
         answer = self._client.post("/v1/searches", json=spec)
@@ -91,7 +100,7 @@ class Installation:
         until = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < until, self.logs()
-            time.sleep(0.05)
+            time.sleep(0.1)  # a trial speaks once a second
 
     def logs(self) -> str:
         """What its processes had to say."""

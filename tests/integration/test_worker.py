@@ -1,10 +1,7 @@
 """Real searches by a real server and real workers, which are killed where it hurts most."""
 
-import json
-import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,26 +22,35 @@ SPEC: dict[str, Any] = {
 TRIALS, REFERENCE, CANDIDATE = range(4), 0, 2
 # One whose reference takes longer than anybody waits for it.
 ENDLESS = {**SPEC, "compute": {"reference_epochs": 100_000}}
-
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
-    with Installation(tmp_path / "home").running() as installed:
-        yield installed
+# Soon over for a worker that is killed, but long enough to import torch on a busy machine.
+LEASE_SECONDS = "15"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """One for all tests: to start Python and to migrate takes longer than most of them."""
+    home = tmp_path_factory.mktemp("installation") / "home"
+    with Installation(home, MATNAS_LEASE_SECONDS=LEASE_SECONDS).running() as installed:
+        yield installed
+
+
+@pytest.fixture
+def worker(installation: Installation) -> subprocess.Popen[bytes]:
+    """One worker that runs and has nothing to do; those of other tests are gone."""
+    return installation.one_worker()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(installation: Installation) -> Any:
     """The structure that the candidate finds if nobody is killed."""
-    with Installation(tmp_path_factory.mktemp("undisturbed") / "home").running() as installed:
-        installed.start_worker()
-        search_id = installed.submit(SPEC)
-        assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
-        assert all(
-            installed.told_of(search_id, number) == ["WAITING", "RUNNING", "COMPLETE"]
-            for number in TRIALS
-        )
-        return structure(installed, search_id)
+    installation.one_worker()
+    search_id = installation.submit(SPEC)
+    assert installation.wait_for_end(search_id)["state"] == "SUCCEEDED", installation.logs()
+    assert all(
+        installation.told_of(search_id, number) == ["WAITING", "RUNNING", "COMPLETE"]
+        for number in TRIALS
+    )
+    return structure(installation, search_id)
 
 
 def structure(installation: Installation, search_id: str) -> Any:
@@ -75,9 +81,8 @@ def check_that_all_was_counted_once(installation: Installation, search_id: str) 
 
 
 def test_a_candidate_whose_process_is_killed_goes_on_from_its_checkpoint(
-    installation: Installation, undisturbed: Any
+    installation: Installation, worker: subprocess.Popen[bytes], undisturbed: Any
 ) -> None:
-    worker = installation.start_worker()
     search_id = installation.submit(SPEC)
     wait_for_the_middle(installation, search_id, CANDIDATE)
     (child,) = children_of(worker)
@@ -87,9 +92,8 @@ def test_a_candidate_whose_process_is_killed_goes_on_from_its_checkpoint(
 
 
 def test_a_worker_that_is_killed_takes_its_child_along_and_another_goes_on(
-    installation: Installation, undisturbed: Any
+    installation: Installation, worker: subprocess.Popen[bytes], undisturbed: Any
 ) -> None:
-    worker = installation.start_worker()
     search_id = installation.submit(SPEC)
     wait_for_the_middle(installation, search_id, CANDIDATE)
     (child,) = children_of(worker)
@@ -103,45 +107,24 @@ def test_a_worker_that_is_killed_takes_its_child_along_and_another_goes_on(
 
 
 def test_a_worker_that_is_asked_to_stop_gives_its_trial_back_at_once(
-    installation: Installation,
+    installation: Installation, worker: subprocess.Popen[bytes]
 ) -> None:
-    worker = installation.start_worker()
     search_id = installation.submit(ENDLESS)
     wait_for_the_middle(installation, search_id, REFERENCE)
     worker.terminate()
     worker.wait(20)
     assert installation.told_of(search_id, REFERENCE) == ["WAITING", "RUNNING", "WAITING"]
     assert installation.trial(search_id, REFERENCE)["reason"] == "worker_stopped"
+    installation.cancel(search_id)  # or the next worker would go on with it
+    assert installation.wait_for_end(search_id)["state"] == "CANCELLED"
 
 
-def test_a_cancelled_search_stops_within_a_moment(installation: Installation) -> None:
-    worker = installation.start_worker()
+def test_a_cancelled_search_stops_within_a_moment(
+    installation: Installation, worker: subprocess.Popen[bytes]
+) -> None:
     search_id = installation.submit(ENDLESS)
     wait_for_the_middle(installation, search_id, REFERENCE)
     installation.cancel(search_id)
     assert installation.wait_for_end(search_id)["state"] == "CANCELLED"
     assert installation.told_of(search_id, REFERENCE)[-1] == "CANCELLED"
     installation.wait(lambda: not children_of(worker))
-
-
-def test_the_demo_runs_on_postgresql_and_valkey(
-    tmp_path: Path, postgres_url: str, valkey_url: str
-) -> None:
-    spec = json.loads(Path("examples/mnist_vit.json").read_text())
-    if not os.environ.get("FULL_PROOF"):  # `make proof` runs it whole; this is a minute's work
-        spec["compute"] |= {"trials": 1, "epochs": 2, "reference_epochs": 1}
-        spec["space"] = SPEC["space"]
-    servers = {"MATNAS_DATABASE_URL": postgres_url, "MATNAS_BROKER_URL": valkey_url}
-    with Installation(tmp_path / "home", **servers).running() as installed:
-        workers: list[subprocess.Popen[bytes]] = [installed.start_worker() for _ in range(2)]
-        search_id = installed.submit(spec)
-        assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
-        assert not (installed.home / "matnas.db").exists()
-        assert not (installed.home / "broker").exists()
-        for number in range(installed.get(search_id)["progress"]["total"]):
-            told = installed.told_of(search_id, number)
-            assert told[:2] == ["WAITING", "RUNNING"]
-            assert told[2:] in (["COMPLETE"], ["PRUNED"])
-        for worker in workers:
-            worker.terminate()
-            assert worker.wait(20) == 0

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.dashboard import pages
 from tests.serving import Service, begin, play, report_curve, serving
 
 
@@ -18,8 +19,11 @@ def test_an_empty_list_says_what_to_do(service: Service) -> None:
     assert "matnas submit" in service.http.get("/").text
 
 
-def test_the_list_leads_to_every_search_a_page_at_a_time(service: Service) -> None:
-    ids = {service.submit() for _ in range(51)}
+def test_the_list_leads_to_every_search_a_page_at_a_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "PAGE_LENGTH", 5)
+    ids = {service.submit() for _ in range(6)}
     first = service.http.get("/").text
     older = re.search(r'href="(/\?cursor=[^"]+)"', first)
     assert older is not None
