@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := tests/architecture tests/properties $(filter-out %/service %/worker,$(wildcard tests/unit/*))
 TWO_BY_TWO := tests/integration tests/browser tests/unit/service tests/unit/worker tests/golden
 
-.PHONY: help install demo up check test proof golden format clean
+.PHONY: help install demo up data check test proof golden format clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -28,6 +28,9 @@ demo: $(STAMP)  ## Run a real search on real data, and show what it found
 
 up: $(STAMP)  ## Start the service and its worker, and keep them running
 	$(BIN)/matnas up
+
+data: $(STAMP)  ## Fetch Fashion-MNIST and the State of the Union by apt-get and npm; needs no root
+	$(BIN)/matnas data
 
 check: $(STAMP)  ## Format, lint, types, import contracts, the shape of the code
 	$(BIN)/ruff format --check .

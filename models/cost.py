@@ -7,7 +7,7 @@ for one sample (a layer is used once for each of its tokens).
 from collections.abc import Mapping
 from typing import Literal, assert_never
 
-from models.spec import ImageTask, LayerSpec, Matrix, Mlp, NetworkSpec, Vit
+from models.spec import Gpt, LayerSpec, Matrix, Mixer, Mlp, NetworkSpec, Vit
 from models.structures import Dense
 from models.structures.base import StructureSpec
 
@@ -58,26 +58,41 @@ def _cost(layer: LayerSpec, structure: StructureSpec, quantity: Quantity) -> int
 
 
 def network_macs(network: NetworkSpec) -> int:
-    """MACs of one sample through the whole network: linear layers and attention products."""
+    """MACs of one sample through the whole network: linear layers and attention products.
+
+    A causal mask saves no products here: they are counted whole, as they are where it is added.
+    """
     linear = sum(layer_cost(layer, "macs") for layer in network.layers)
-    match network.model, network.task:
-        case Vit(depth=depth, width=width, patch=patch), ImageTask() as task:
-            tokens = (task.height // patch) * (task.width // patch)
+    match network.model:
+        case Vit(depth=depth, width=width) | Gpt(depth=depth, width=width):
+            tokens = network.layers[0].tokens
             return linear + depth * 2 * tokens * tokens * width
-        case _:
+        case Mlp() | Mixer() | Matrix():
             return linear
+        case _:
+            assert_never(network.model)
 
 
 def network_parameters(network: NetworkSpec) -> int:
-    """Every trainable number: matrices, biases, positions and normalisation."""
+    """Every trainable number: matrices, biases, positions, characters and normalisation."""
     matrices = sum(layer_cost(layer, "parameters") for layer in network.layers)
     biases = sum(layer.rows for layer in network.layers if layer.bias)
     match network.model:
         case Mlp() | Matrix():
             return matrices + biases
+        case Mixer(depth=depth, width=width):
+            return matrices + biases + _norms(depth, width)
         case Vit(depth=depth, width=width):
             tokens = network.layers[0].tokens
-            norms = (2 * depth + 1) * 2 * width
-            return matrices + biases + tokens * width + norms
+            return matrices + biases + tokens * width + _norms(depth, width)
+        case Gpt(depth=depth, width=width, context=context):
+            vocabulary = network.layers[-1].rows
+            table = (context + vocabulary) * width
+            return matrices + biases + table + _norms(depth, width)
         case _:
             assert_never(network.model)
+
+
+def _norms(depth: int, width: int) -> int:
+    """Two in every block and one after them, each with gains and offsets."""
+    return (2 * depth + 1) * 2 * width

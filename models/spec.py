@@ -16,6 +16,7 @@ Depth = Annotated[int, Field(gt=0, le=1024)]
 Heads = Annotated[int, Field(gt=0, le=1024)]
 Patch = Annotated[int, Field(gt=0, le=1024)]
 Expansion = Annotated[int, Field(gt=0, le=64)]
+Context = Annotated[int, Field(gt=0, le=65_536)]
 
 
 class Mlp(Spec):
@@ -41,6 +42,33 @@ class Vit(Spec):
         return self
 
 
+class Mixer(Spec):
+    """An MLP-Mixer: perceptrons over the patches, `token_hidden` wide, and over the channels."""
+
+    kind: Literal["mixer"] = "mixer"
+    patch: Patch = 4
+    width: Width = 128
+    depth: Depth = 6
+    token_hidden: Width = 64
+    expansion: Expansion = 4
+
+
+class Gpt(Spec):
+    """A decoder-only, pre-norm transformer over characters, which sees `context` of them."""
+
+    kind: Literal["gpt"] = "gpt"
+    context: Context = 128
+    width: Width = 128
+    depth: Depth = 4
+    heads: Heads = 4
+    expansion: Expansion = 4
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "Gpt":
+        check_divides("heads", self.heads, width=self.width)
+        return self
+
+
 class Matrix(Spec):
     """One uploaded matrix as the network: y = W x, and the search finds the structure of W."""
 
@@ -48,7 +76,7 @@ class Matrix(Spec):
     artifact: Annotated[str, Field(min_length=1)]
 
 
-Model = Annotated[Mlp | Vit | Matrix, Field(discriminator="kind")]
+Model = Annotated[Mlp | Vit | Mixer | Gpt | Matrix, Field(discriminator="kind")]
 
 
 class ImageTask(Spec):
@@ -61,6 +89,14 @@ class ImageTask(Spec):
     classes: PositiveInt
 
 
+class TextTask(Spec):
+    """The next character, of `vocabulary`, after each of up to `context` characters."""
+
+    kind: Literal["text"] = "text"
+    vocabulary: PositiveInt
+    context: PositiveInt
+
+
 class MatrixTask(Spec):
     """A matrix to be approximated."""
 
@@ -69,7 +105,7 @@ class MatrixTask(Spec):
     columns: PositiveInt
 
 
-Task = Annotated[ImageTask | MatrixTask, Field(discriminator="kind")]
+Task = Annotated[ImageTask | TextTask | MatrixTask, Field(discriminator="kind")]
 
 
 class LayerSpec(Spec):
@@ -121,6 +157,10 @@ def dense_network(model: Model, task: Task) -> NetworkSpec:
             layers = _mlp_layers(model, task)
         case Vit(), ImageTask():
             layers = _vit_layers(model, task)
+        case Mixer(), ImageTask():
+            layers = _mixer_layers(model, task)
+        case Gpt(), TextTask():
+            layers = _gpt_layers(model, task)
         case Matrix(), MatrixTask():
             layers = [
                 LayerSpec(name="matrix", rows=task.rows, columns=task.columns, bias=False),
@@ -135,7 +175,7 @@ def default_layers(model: Model) -> tuple[str, ...]:
     match model:
         case Mlp():
             return ("layers.*",)
-        case Vit():
+        case Vit() | Mixer() | Gpt():
             return ("blocks.*",)
         case Matrix():
             return ("matrix",)
@@ -153,16 +193,56 @@ def _mlp_layers(model: Mlp, task: ImageTask) -> list[LayerSpec]:
 
 
 def _vit_layers(model: Vit, task: ImageTask) -> list[LayerSpec]:
+    embed = _patch_embedding(model, task)
+    blocks = _transformer_layers(model, tokens=embed.tokens)
+    return [embed, *blocks, LayerSpec(name="head", rows=task.classes, columns=model.width)]
+
+
+def _mixer_layers(model: Mixer, task: ImageTask) -> list[LayerSpec]:
+    embed = _patch_embedding(model, task)
+    tokens, width = embed.tokens, model.width
+    hidden, wide = model.token_hidden, model.width * model.expansion
+    shapes = (
+        # The perceptron over the patches is used once for each channel.
+        ("token_up", hidden, tokens, width),
+        ("token_down", tokens, hidden, width),
+        ("up", wide, width, tokens),
+        ("down", width, wide, tokens),
+    )
+    layers = [
+        LayerSpec(name=f"blocks.{block}.{name}", rows=rows, columns=columns, tokens=uses)
+        for block in range(model.depth)
+        for name, rows, columns, uses in shapes
+    ]
+    return [embed, *layers, LayerSpec(name="head", rows=task.classes, columns=width)]
+
+
+def _gpt_layers(model: Gpt, task: TextTask) -> list[LayerSpec]:
+    """All but the table of the characters, which is looked up and never multiplied."""
+    if model.context != task.context:
+        raise ValueError(f"context is {model.context}, but the task admits {task.context}")
+    tokens, width = task.context, model.width
+    head = LayerSpec(name="head", rows=task.vocabulary, columns=width, tokens=tokens)
+    return [*_transformer_layers(model, tokens=tokens), head]
+
+
+def _patch_embedding(model: Vit | Mixer, task: ImageTask) -> LayerSpec:
     check_divides("patch", model.patch, height=task.height, width=task.width)
     tokens = (task.height // model.patch) * (task.width // model.patch)
+    pixels = task.channels * model.patch**2
+    return LayerSpec(name="embed", rows=model.width, columns=pixels, tokens=tokens)
+
+
+def _transformer_layers(model: Vit | Gpt, *, tokens: int) -> list[LayerSpec]:
     width, wide = model.width, model.width * model.expansion
-    layers = [
-        LayerSpec(name="embed", rows=width, columns=task.channels * model.patch**2, tokens=tokens)
+    shapes = (
+        ("qkv", 3 * width, width),
+        ("proj", width, width),
+        ("up", wide, width),
+        ("down", width, wide),
+    )
+    return [
+        LayerSpec(name=f"blocks.{block}.{name}", rows=rows, columns=columns, tokens=tokens)
+        for block in range(model.depth)
+        for name, rows, columns in shapes
     ]
-    shapes = (("qkv", 3 * width, width), ("proj", width, width), ("up", wide, width))
-    for block in range(model.depth):
-        layers += [
-            LayerSpec(name=f"blocks.{block}.{name}", rows=rows, columns=columns, tokens=tokens)
-            for name, rows, columns in (*shapes, ("down", width, wide))
-        ]
-    return [*layers, LayerSpec(name="head", rows=task.classes, columns=width)]

@@ -10,7 +10,7 @@ from torch import nn
 
 from models.cost import dense_cost, layer_cost
 from models.networks.build import build_network
-from models.spec import LayerSpec, Matrix, Mlp, Model, NetworkSpec, Vit, dense_network
+from models.spec import Gpt, LayerSpec, Matrix, Mixer, Mlp, Model, NetworkSpec, Vit, dense_network
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
@@ -136,9 +136,20 @@ def shrunk(resolved: ResolvedSearch) -> NetworkSpec:
 def _narrower(model: Model) -> list[Model]:
     """List the models of growing width up to the given one."""
     match model:
-        case Vit():
+        case Vit() | Gpt():
             widths = range(model.heads, model.width + 1, model.heads)
             return [model.model_copy(update={"width": width}) for width in widths]
+        case Mixer():
+            hidden = model.token_hidden
+            return [
+                model.model_copy(
+                    update={
+                        "width": width,
+                        "token_hidden": max(1, round(hidden * width / model.width)),
+                    }
+                )
+                for width in range(1, model.width + 1)
+            ]
         case Mlp():
             top = max(model.hidden)
             return [

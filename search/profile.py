@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_tensors, save_tensors
 from models.cost import layer_weight
-from models.spec import ImageTask, LayerSpec
+from models.spec import LayerSpec, MatrixTask
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import Decomposition, decompose
 from search.allocate import Allocation, Item, allocate
 from search.data import Data
 from search.progress import Progress, Update
 from search.spec import ResolvedSearch
-from search.training import answers, stop_if_asked, task_loss
+from search.training import answers, divergence, pass_size, stop_if_asked, task_loss
 
 Awareness = Literal["output", "answer"]
 CALIBRATION = 1000  # training samples that the statistics are taken from
@@ -94,14 +94,13 @@ def profile(
 
     Raises StoppedError between two layers.
     """
-    inputs = data.train.inputs[:CALIBRATION]
+    inputs, targets = (part := data.calibration(CALIBRATION)).inputs, part.targets
     names = [layer.name for layer in resolved.layers]
     moments = second_moments(network, names, inputs)
     curvatures: Mapping[str, Tensor] = {}
-    if isinstance(data.task, ImageTask):  # a matrix's answers are its layer's output
+    if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
         curvatures = output_curvatures(network, names, inputs)
     before = answers(network, inputs)
-    targets = data.train.targets[:CALIBRATION]
     share = resolved.budget / resolved.dense_cost
     profiles = []
     for index, layer in enumerate(resolved.layers):
@@ -175,30 +174,25 @@ def output_curvatures(
     """
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-
-    def watch(name: str, output: Tensor) -> None:
-        def add(gradient: Tensor) -> None:
-            rows = gradient.flatten(0, -2)
-            sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
-            counts[name] = counts.get(name, 0) + len(rows)
-
-        output.register_hook(add)
-
+    outputs: dict[str, Tensor] = {}
     hooks = [
         network.get_submodule(name).register_forward_hook(
-            lambda _module, _arguments, output, name=name: watch(name, output)
+            lambda _module, _arguments, output, name=name: outputs.update({name: output})
         )
         for name in names
     ]
     network.eval()
     generator = torch.Generator().manual_seed(0)
-    for samples in inputs.split(250):
-        part = samples.clone().requires_grad_()
+    for samples in inputs.split(pass_size(inputs)):
         for _ in range(PROJECTIONS):
-            found = network(part)
+            found = network(samples)
             signs = torch.randint(0, 2, found.shape, generator=generator) * 2.0 - 1.0
             projected = ((found - found.mean(-1, keepdim=True)) * signs).sum()
-            torch.autograd.grad(projected, part)
+            gradients = torch.autograd.grad(projected, [outputs[name] for name in names])
+            for name, gradient in zip(names, gradients, strict=True):
+                rows = gradient.flatten(0, -2)
+                sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
+                counts[name] = counts.get(name, 0) + len(rows)
     for hook in hooks:
         hook.remove()
     return {name: sums[name] / counts[name] for name in names}
@@ -257,8 +251,7 @@ _TERM_FIELDS = ("row_factor", "column_factor", "energies")
 
 
 def _rise(data: Data, before: Tensor, after: Tensor, targets: Tensor) -> float:
-    """How far the answers moved: for classes the divergence from the reference, never negative."""
-    if isinstance(data.task, ImageTask):
-        wanted, found = F.log_softmax(before, -1), F.log_softmax(after, -1)
-        return float(F.kl_div(found, wanted, reduction="batchmean", log_target=True))
-    return float(task_loss(data, after, targets))
+    """How far the answers moved: for scores the divergence from the reference, never negative."""
+    if isinstance(data.task, MatrixTask):
+        return float(task_loss(data, after, targets))
+    return float(divergence(after, before))

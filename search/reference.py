@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_network, load_tensors, save_network, save_tensors
 from models.networks.build import build_network
-from models.spec import Matrix
+from models.spec import ImageTask, Matrix, Task, TextTask
 from search.data import VARIANTS, Data
 from search.profile import Profile, dense_layer, load_profile, profile, save_profile
 from search.progress import Progress
@@ -29,6 +29,12 @@ class Reference:
     network: nn.Module
     answers: Float[Tensor, "samples outputs"] | None
     profile: Profile
+    task: Task
+
+    @property
+    def teacher(self) -> Float[Tensor, "samples outputs"] | nn.Module | None:
+        """What others learn from: answers that were kept, or else the network, asked again."""
+        return self.network if isinstance(self.task, TextTask) else self.answers
 
 
 def make_reference(
@@ -45,7 +51,8 @@ def make_reference(
     kept = cache / "references" / reference_key(spec, threads=threads)
     if not kept.exists():
         network = _trained(spec, resolved, data, folder=folder, progress=progress)
-        known = None if isinstance(spec.model, Matrix) else answers(network, data.train.inputs)
+        keeps_answers = isinstance(data.task, ImageTask)
+        known = answers(network, data.train.inputs) if keeps_answers else None
         _keep(kept, resolved, network, known)
     network = load_network(kept)
     save_network(folder / "export", resolved.network, network)
@@ -64,6 +71,7 @@ def load_reference(folder: Path, resolved: ResolvedSearch) -> Reference:
         network=network,
         answers=load_tensors(known)[0]["answers"] if known.exists() else None,
         profile=load_profile(folder / "profile.safetensors", network, resolved),
+        task=resolved.network.task,
     )
 
 

@@ -15,6 +15,7 @@ from search.baselines import build_baseline
 from search.candidate import learn, learning_steps
 from search.data import Data, load_data
 from search.evaluation import network_cost
+from search.fetch import FOLDER, DataMissing
 from search.measurement import measure
 from search.plan import PlannedTrial, planned_trials
 from search.progress import Progress, Update
@@ -67,17 +68,19 @@ def run_trial(
     folder: Path,
     threads: int,
     progress: Progress,
+    fetched: Path = FOLDER,
 ) -> TrialOutcome:
     """Run one trial to its end, or until asked to stop, resuming from `folder` where it can.
 
-    `uploads/<artifact id>` holds what the spec names; `cache` keeps references between searches.
+    `uploads/<artifact id>` holds what the spec names, `fetched` the data that no Python package
+    carries; `cache` keeps references between searches.
     `history` holds at least the ended trials that this one waited for (see `plan.prerequisites`);
     the network lies in `folder/export` afterwards.
     """
     torch.set_num_threads(threads)
     folder.mkdir(parents=True, exist_ok=True)
-    data = load_data(spec, uploads)
     try:
+        data = load_data(spec, uploads, fetched)
         resolved = resolve(spec, matrix=data.task if isinstance(data.task, MatrixTask) else None)
         run = _Run(spec, resolved, planned, history, data, folder, progress)
         return _ended(run, settings, cache=cache, threads=threads)
@@ -89,6 +92,8 @@ def run_trial(
         return TrialOutcome("FAILED", "not_finite", str(error))
     except BudgetUnreachable as error:
         return TrialOutcome("FAILED", "budget_unreachable", error.sentence)
+    except DataMissing as error:
+        return TrialOutcome("FAILED", "data_missing", str(error))
 
 
 def _ended(
@@ -140,7 +145,7 @@ def _baseline(run: _Run) -> TrialOutcome:
     rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
     fit(
         network,
-        Problem(run.data, reference.answers, recipe, rate, run.seed),
+        Problem(run.data, reference.teacher, recipe, rate, run.seed),
         Phase("tuning", 0, epochs, epochs),
         weight_groups(network),
         checkpoint=run.folder / "checkpoint.safetensors",
@@ -154,7 +159,7 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
         return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
     reference = load_reference(_reference_folder(run.history), run.resolved)
     recipe = run.spec.training
-    problem = Problem(run.data, reference.answers, recipe, recipe.tuning_rate, run.seed)
+    problem = Problem(run.data, reference.teacher, recipe, recipe.tuning_rate, run.seed)
     total = run.spec.compute.epochs * problem.steps_per_epoch
     curve: list[tuple[int, float]] = []
 
@@ -222,6 +227,7 @@ def run_search(
     uploads: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    fetched: Path = FOLDER,
 ) -> SearchResult:
     """Run a whole search in this process, trial after trial; `folder` keeps files and cache.
 
@@ -244,6 +250,7 @@ def run_search(
             folder=place,
             threads=threads or os.cpu_count() or 1,
             progress=recorder,
+            fetched=fetched,
         )
         outcomes[planned.number] = outcome
         if outcome.state == "CANCELLED":

@@ -16,6 +16,7 @@ from pydantic import (
 from models.cost import UNITS, Quantity, dense_cost, layer_weight
 from models.frozen import Spec
 from models.spec import (
+    Gpt,
     ImageTask,
     LayerSpec,
     Matrix,
@@ -23,14 +24,19 @@ from models.spec import (
     Model,
     NetworkSpec,
     Task,
+    TextTask,
     default_layers,
     dense_network,
 )
 
-Dataset = Literal["digits", "mnist-5k"]
-DATASET_TASKS: dict[Dataset, ImageTask] = {
+ImageDataset = Literal["digits", "mnist-5k", "fashion-mnist"]
+Dataset = Literal[ImageDataset, "state-of-the-union"]
+# A network for text says itself how many characters it sees: the context here is only the default.
+DATASET_TASKS: dict[Dataset, ImageTask | TextTask] = {
     "digits": ImageTask(channels=1, height=8, width=8, classes=10),
     "mnist-5k": ImageTask(channels=1, height=28, width=28, classes=10),
+    "fashion-mnist": ImageTask(channels=1, height=28, width=28, classes=10),
+    "state-of-the-union": TextTask(vocabulary=96, context=Gpt().context),
 }
 
 BaselineName = Literal["dense_shrunk", "uniform_low_rank", "allocated_low_rank", "block_diagonal"]
@@ -85,9 +91,12 @@ class Training(Spec):
     """How weights are trained, everywhere in the search: AdamW under a cosine schedule.
 
     `learning_rate` is for networks from scratch, `tuning_rate` for those made from the reference.
+    With `samples`, no more than so many training samples are learned from: of images the same ones
+    in all epochs, of a text as many windows in each (without, a million characters).
     """
 
     batch: Annotated[int, Field(gt=0, le=65_536)] = 64
+    samples: Annotated[int, Field(gt=0, le=100_000_000)] | None = None
     learning_rate: PositiveFloat = 2e-3
     tuning_rate: PositiveFloat = 5e-4
     weight_decay: NonNegativeFloat = 0.01
@@ -212,12 +221,16 @@ class SearchSpec(Spec):
 
     @model_validator(mode="after")
     def _data_fit_the_model(self) -> Self:
-        if isinstance(self.model, Matrix) == (self.dataset is not None):
-            raise ValueError(
-                "dataset must be left out for a matrix, which is its own data"
-                if self.dataset is not None
-                else f"dataset is missing; choose one of {', '.join(DATASET_TASKS)}"
-            )
+        if isinstance(self.model, Matrix):
+            if self.dataset is not None:
+                raise ValueError("dataset must be left out for a matrix, which is its own data")
+            return self
+        reads = isinstance(self.model, Gpt)
+        choices = [name for name, t in DATASET_TASKS.items() if isinstance(t, TextTask) == reads]
+        if self.dataset not in choices:
+            found = "missing" if self.dataset is None else self.dataset
+            what = f"choose one of {', '.join(choices)}"
+            raise ValueError(f"dataset is {found}; for a {self.model.kind} network {what}")
         return self
 
 
@@ -271,9 +284,17 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
     )
 
 
+def dataset_task(dataset: Dataset, model: Model) -> Task:
+    """Return what a data set asks of a network: of text, as much at once as the network sees."""
+    task = DATASET_TASKS[dataset]
+    if isinstance(task, TextTask) and isinstance(model, Gpt):
+        return TextTask(vocabulary=task.vocabulary, context=model.context)
+    return task
+
+
 def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:
     if spec.dataset is not None:
-        return DATASET_TASKS[spec.dataset]
+        return dataset_task(spec.dataset, spec.model)
     if matrix is None:
         raise SpecError("model.artifact", "no such matrix has been uploaded; PUT /artifacts first")
     return matrix

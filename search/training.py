@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.checkpoint import load_tensors, save_tensors
-from models.spec import ImageTask, MatrixTask
+from models.spec import ImageTask, MatrixTask, TextTask
 from search.data import Data, Split
 from search.progress import Progress, Update
 from search.spec import Training
 
 MATRIX_EPOCH = 100  # full-batch steps that count as one epoch where the data are one matrix
+PASS = 250  # samples of one pass where nothing is learned
+PASS_CHARACTERS = 2**14  # the same of a text
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -34,10 +36,14 @@ class NotFiniteError(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Data, the teacher's answers on the training part, and how to train: `rate` is the peak."""
+    """Data, a teacher, and how to train: `rate` is the peak.
+
+    The teacher is its answers on the training part or, where these would be too many to keep, the
+    network itself, which is asked anew about every batch.
+    """
 
     data: Data
-    teacher: Float[Tensor, "samples outputs"] | None
+    teacher: Float[Tensor, "samples outputs"] | nn.Module | None
     recipe: Training
     rate: float
     seed: int
@@ -46,7 +52,7 @@ class Problem:
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one pass over the training part."""
         match self.data.task:
-            case ImageTask():
+            case ImageTask() | TextTask():
                 return max(1, self._samples // self.recipe.batch)
             case MatrixTask():
                 return MATRIX_EPOCH
@@ -60,34 +66,60 @@ class Problem:
             yield from [torch.arange(samples)] * MATRIX_EPOCH
             return
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        order = torch.randperm(samples, generator=generator)
-        order += (epoch % self.data.variants) * samples
+        if isinstance(self.data.task, TextTask):
+            order = self._window_starts(self.data.task.context, generator)
+        else:
+            order = torch.randperm(samples, generator=generator)
+            order += (epoch % self.data.variants) * samples
         batch = min(self.recipe.batch, samples)
         yield from order[: self.steps_per_epoch * batch].split(batch)
 
     @property
     def _samples(self) -> int:
+        if isinstance(self.data.task, TextTask):
+            # As many as there are wherever the first begins.
+            whole = max(1, len(self.data.train) // self.data.task.context)
+            return min(self.data.windows, whole)
         return len(self.data.train) // self.data.variants
+
+    def _window_starts(self, context: int, generator: torch.Generator) -> Tensor:
+        """Begin anywhere in the first window, and choose among those that follow one another."""
+        starts = len(self.data.train)
+        first = int(torch.randint(min(context, starts), (), generator=generator))
+        places = torch.arange(first, starts, context)
+        return places[torch.randperm(len(places), generator=generator)[: self._samples]]
 
     def loss(self, network: nn.Module, indices: Tensor) -> Tensor:
         """Return the training loss of one batch, distilled where there is a teacher."""
-        outputs = network(self.data.train.inputs[indices])
+        inputs = self.data.train.inputs[indices]
+        outputs = network(inputs)
         own = task_loss(self.data, outputs, self.data.train.targets[indices])
         weight = self.recipe.distillation
         if self.teacher is None or weight == 0:
             return own
-        wanted = F.log_softmax(self.teacher[indices], dim=-1)
-        divergence = F.kl_div(
-            F.log_softmax(outputs, dim=-1), wanted, reduction="batchmean", log_target=True
-        )
-        return (1 - weight) * own + weight * divergence
+        return (1 - weight) * own + weight * divergence(outputs, self._answers(inputs, indices))
+
+    @torch.no_grad()
+    def _answers(self, inputs: Tensor, indices: Tensor) -> Tensor:
+        assert self.teacher is not None
+        if isinstance(self.teacher, Tensor):
+            return self.teacher[indices]
+        answered: Tensor = self.teacher(inputs)
+        return answered
+
+
+def divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """How far scores are from the wanted ones: the mean KL divergence of their distributions."""
+    found, wanted = F.log_softmax(found, dim=-1), F.log_softmax(wanted, dim=-1)
+    found, wanted = found.flatten(0, -2), wanted.flatten(0, -2)
+    return F.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
 
 def task_loss(data: Data, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of classes; the relative squared error of a matrix's columns."""
+    """Cross-entropy of classes or characters; the relative squared error of a matrix's columns."""
     match data.task:
-        case ImageTask():
-            return F.cross_entropy(outputs, targets)
+        case ImageTask() | TextTask():
+            return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
         case MatrixTask():
             error = (outputs - targets).square().sum(-1).mean()
             return error / data.train.targets.square().sum(-1).mean()
@@ -96,19 +128,35 @@ def task_loss(data: Data, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def answers(network: nn.Module, inputs: Tensor, *, batch: int = 250) -> Tensor:
+def answers(network: nn.Module, inputs: Tensor, *, batch: int | None = None) -> Tensor:
     """Return the network's outputs on all inputs, in evaluation mode."""
     network.eval()
-    return torch.cat([network(part) for part in inputs.split(batch)])
+    return torch.cat([network(part) for part in inputs.split(batch or pass_size(inputs))])
 
 
+def pass_size(inputs: Tensor) -> int:
+    """How many inputs go through a network at once, so that the memory they take stays moderate."""
+    if inputs.is_floating_point():
+        return PASS
+    return max(1, PASS_CHARACTERS // inputs.shape[1])
+
+
+@torch.no_grad()
 def evaluate(network: nn.Module, data: Data, split: Split) -> tuple[float, float | None]:
-    """Return the mean loss and the accuracy, which is None where there are no classes."""
-    outputs = answers(network, split.inputs)
-    loss = float(task_loss(data, outputs, split.targets))
-    if isinstance(data.task, MatrixTask):
-        return loss, None
-    return loss, float((outputs.argmax(-1) == split.targets).double().mean())
+    """Return the mean loss and the accuracy, which is None where there are no classes.
+
+    Of a text: nats for each character, and the share of next characters that are foreseen.
+    """
+    network.eval()
+    size, loss, right = pass_size(split.inputs), 0.0, 0
+    parts = zip(split.inputs.split(size), split.targets.split(size), strict=True)
+    for inputs, targets in parts:
+        outputs = network(inputs)
+        loss += float(task_loss(data, outputs, targets)) * len(inputs)
+        if not isinstance(data.task, MatrixTask):
+            right += int((outputs.argmax(-1) == targets).sum())
+    loss /= len(split)
+    return loss, None if isinstance(data.task, MatrixTask) else right / split.targets.numel()
 
 
 def stop_if_asked(progress: Progress) -> None:

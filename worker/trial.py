@@ -94,6 +94,7 @@ def _run(
         folder=folder,
         threads=settings.trial_threads,
         progress=progress,
+        fetched=settings.data_folder,
     )
 
 

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from models.networks.factory import Linear
+from models.networks.gpt import GptNetwork
 from models.networks.matrix import MatrixNetwork
+from models.networks.mixer import MixerNetwork
 from models.networks.mlp import MlpNetwork
 from models.networks.vit import VitNetwork
-from models.spec import Matrix, Mlp, NetworkSpec, Vit, dense_network
+from models.spec import Gpt, Matrix, Mixer, Mlp, NetworkSpec, TextTask, Vit, dense_network
 from models.structured.build import layer_of
 from models.structures import Dense, Structure
 
@@ -31,6 +33,11 @@ def build_network(
             return MlpNetwork(spec, make)
         case Vit():
             return VitNetwork(spec, spec.model, make, generator)
+        case Mixer():
+            return MixerNetwork(spec, spec.model, make)
+        case Gpt():
+            assert isinstance(spec.task, TextTask)  # or the table above would not be the model's
+            return GptNetwork(spec, spec.model, spec.task, make, generator)
         case Matrix():
             return MatrixNetwork(spec, make)
         case _:

@@ -1,11 +1,13 @@
 """What a client can do: hand in an artifact, hand in a search, cancel it."""
 
 from datetime import datetime
+from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
 from models.spec import Matrix, MatrixTask
+from search.fetch import DataMissing, is_missing
 from search.plan import planned_trials
 from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
 from service.db.queries import insert_if_new
@@ -55,16 +57,22 @@ def get_artifact(session: Session, artifact_id: str) -> ArtifactView:
     )
 
 
-def resolve_spec(session: Session, spec: SearchSpec) -> ResolvedSearch:
-    """Everything about a spec that arithmetic and the uploads know; or SpecRefused."""
+def resolve_spec(session: Session, spec: SearchSpec, *, data: Path | None = None) -> ResolvedSearch:
+    """Everything about a spec that arithmetic and the uploads know; or SpecRefused.
+
+    With `data`, the folder of what has been fetched, what is not there is refused as well.
+    """
     matrix = None
     if isinstance(spec.model, Matrix):
         row = session.get(ArtifactRow, spec.model.artifact)
         matrix = None if row is None else MatrixTask(rows=row.rows, columns=row.columns)
     try:
-        return resolve(spec, matrix=matrix)
+        resolved = resolve(spec, matrix=matrix)
     except SpecError as error:
         raise SpecRefused(error.sentence, field=error.field) from error
+    if data is not None and spec.dataset is not None and is_missing(spec.dataset, data):
+        raise SpecRefused(str(DataMissing(spec.dataset, data)), field="dataset")
+    return resolved
 
 
 def submit(

@@ -11,7 +11,7 @@ import torch
 
 from models.cost import network_macs, network_parameters
 from models.networks.build import build_network
-from models.spec import Mlp, Vit, dense_network
+from models.spec import Gpt, Mixer, Mlp, Vit, dense_network
 from search.data import image_data
 from search.spec import DATASET_TASKS, Training
 from search.training import Problem, weight_groups
@@ -40,7 +40,12 @@ def losses() -> list[float]:
 def costs() -> dict[str, list[int]]:
     """MACs and parameters of the default networks, dense."""
     task = DATASET_TASKS["mnist-5k"]
-    networks = {"mlp": dense_network(Mlp(), task), "vit": dense_network(Vit(), task)}
+    networks = {
+        "mlp": dense_network(Mlp(), task),
+        "vit": dense_network(Vit(), task),
+        "mixer": dense_network(Mixer(), task),
+        "gpt": dense_network(Gpt(), DATASET_TASKS["state-of-the-union"]),
+    }
     return {
         name: [network_macs(network), network_parameters(network)]
         for name, network in networks.items()

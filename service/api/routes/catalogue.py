@@ -5,9 +5,11 @@ from typing import Any, final, get_args
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from models.spec import ImageTask, Model
+from models.spec import ImageTask, Model, TextTask
 from models.structures import Structure
+from search.fetch import is_missing
 from search.spec import DATASET_TASKS, Dataset, SearchSpec
+from service.api.dependencies import Installation
 from service.api.schemas import Answer
 
 router = APIRouter(tags=["catalogue"])
@@ -24,10 +26,11 @@ class Choice(Answer):
 
 @final
 class DatasetChoice(Answer):
-    """One data set: what goes in, what comes out."""
+    """One data set: what goes in, what comes out, and whether `make data` is to fetch it first."""
 
     name: Dataset
-    task: ImageTask
+    task: ImageTask | TextTask
+    missing: bool
 
 
 @router.get("/models")
@@ -43,9 +46,12 @@ def structures() -> list[Choice]:
 
 
 @router.get("/datasets")
-def datasets() -> list[DatasetChoice]:
+def datasets(installation: Installation) -> list[DatasetChoice]:
     """List the data a network can learn."""
-    return [DatasetChoice(name=name, task=task) for name, task in DATASET_TASKS.items()]
+    return [
+        DatasetChoice(name=name, task=task, missing=is_missing(name, installation.data_folder))
+        for name, task in DATASET_TASKS.items()
+    ]
 
 
 @router.get("/schema")

@@ -46,7 +46,7 @@ class SearchQuery(BaseModel):
 
     state: SearchState | None = None
     tag: str | None = None
-    model: Literal["mlp", "vit", "matrix"] | None = None
+    model: Literal["mlp", "vit", "mixer", "gpt", "matrix"] | None = None
     dataset: Dataset | None = None
     name: str | None = None
     created_after: Moment | None = None
@@ -70,7 +70,8 @@ def submit(
     stored = jobs.recall(session, key, body_sha256=sha256, now=now) if key else None
     if stored is not None:
         return _accepted(json.dumps(stored.answer), str(stored.answer["id"]), stored.status)
-    resolved = jobs.resolve_spec(session, spec)
+    data = installation.data_folder if installation.sees_data else None
+    resolved = jobs.resolve_spec(session, spec, data=data)
     view = jobs.submit(session, spec, resolved=resolved, now=now, request_id=request_id)
     answer = SearchAnswer.model_validate(view)
     if key:

@@ -1,5 +1,7 @@
 """The built-in networks: their layers' names, and counts that agree with what torch measures."""
 
+from typing import assert_never
+
 import pytest
 import torch
 from torch import nn
@@ -7,15 +9,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.cost import network_macs, network_parameters
 from models.networks.build import build_network
+from models.networks.transformer import attention
 from models.spec import (
+    Gpt,
     ImageTask,
     LayerSpec,
     Matrix,
     MatrixTask,
+    Mixer,
     Mlp,
     Model,
     NetworkSpec,
     Task,
+    TextTask,
     Vit,
     dense_network,
 )
@@ -26,6 +32,8 @@ IMAGES = ImageTask(channels=3, height=8, width=8, classes=5)
 PROBLEMS: list[tuple[Model, Task]] = [
     (Mlp(hidden=(24, 20)), IMAGES),
     (Vit(patch=4, width=16, depth=2, heads=2, expansion=3), IMAGES),
+    (Mixer(patch=2, width=16, depth=2, token_hidden=12, expansion=3), IMAGES),
+    (Gpt(context=10, width=16, depth=2, heads=2), TextTask(vocabulary=13, context=10)),
     (Matrix(artifact="some"), MatrixTask(rows=9, columns=14)),
 ]
 STRUCTURES: list[Structure | None] = [
@@ -49,8 +57,12 @@ def example(spec: NetworkSpec, batch: int) -> torch.Tensor:
     match spec.task:
         case ImageTask(channels=channels, height=height, width=width):
             return torch.randn(batch, channels, height, width, generator=generator())
+        case TextTask(vocabulary=vocabulary, context=context):
+            return torch.randint(vocabulary, (batch, context), generator=generator())
         case MatrixTask(columns=columns):
             return torch.randn(batch, columns, generator=generator())
+        case _:
+            assert_never(spec.task)
 
 
 def with_structure(spec: NetworkSpec, structure: Structure | None) -> NetworkSpec:
@@ -104,7 +116,8 @@ def test_outputs_have_the_task_s_shape_and_every_parameter_a_gradient(
     spec = dense_network(model, task)
     network = build_network(spec, generator=generator())
     scores = network(example(spec, 3))
-    assert scores.shape == (3, spec.layers[-1].rows)
+    places = (model.context,) if isinstance(model, Gpt) else ()
+    assert scores.shape == (3, *places, spec.layers[-1].rows)
     scores.square().sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
@@ -137,12 +150,65 @@ def test_a_vision_transformer_sees_where_a_patch_lies() -> None:
     assert not torch.allclose(network(images), network(images.flip(3)), atol=1e-3)
 
 
-def test_a_vision_transformer_trains_under_autocast() -> None:
-    spec = dense_network(*PROBLEMS[1])
+@pytest.mark.parametrize(("model", "task"), PROBLEMS[1:4])
+def test_a_network_trains_under_autocast(model: Model, task: Task) -> None:
+    spec = dense_network(model, task)
     network = build_network(spec, generator=generator())
-    images = example(spec, 4)
+    inputs = example(spec, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        scores = network(images)
+        scores = network(inputs)
         scores.float().square().sum().backward()
     assert scores.dtype == torch.bfloat16
-    torch.testing.assert_close(scores.float(), network(images), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(scores.float(), network(inputs), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_both_forms_of_attention_are_the_same_mixture(causal: bool) -> None:
+    parts = torch.randn(3, 2, 4, 9, 6, generator=generator()).bfloat16()
+    fused = attention(*parts.float(), causal=causal)
+    torch.testing.assert_close(
+        attention(*parts, causal=causal).float(), fused, rtol=0.03, atol=0.03
+    )
+    first = parts[2, :, :, 0].float()
+    assert torch.allclose(fused[:, :, 0], first, atol=1e-6) == causal
+
+
+def test_a_character_s_scores_depend_on_it_and_those_before_alone() -> None:
+    network = build_network(dense_network(*PROBLEMS[3]), generator=generator())
+    text = example(dense_network(*PROBLEMS[3]), 1)
+    other = text.clone()
+    other[0, 6] = (text[0, 6] + 1) % 13
+    before, after = network(text)[0], network(other)[0]
+    torch.testing.assert_close(before[:6], after[:6])
+    moved = (before - after).abs().amax(-1)
+    assert (moved[6:] > 1e-4).all()
+
+
+def test_a_text_may_be_shorter_than_the_context() -> None:
+    spec = dense_network(*PROBLEMS[3])
+    network, text = build_network(spec, generator=generator()), example(spec, 2)
+    torch.testing.assert_close(network(text[:, :4]), network(text)[:, :4])
+
+
+def test_a_mixer_mixes_tokens_and_is_blind_without() -> None:
+    spec = dense_network(*PROBLEMS[2])
+    network, images = build_network(spec, generator=generator()), example(spec, 2)
+    assert not torch.allclose(network(images), network(images.flip(3)), atol=1e-3)
+    for block in range(2):
+        for name in ("weight", "bias"):
+            with torch.no_grad():
+                network.get_parameter(f"blocks.{block}.token_down.{name}").zero_()
+    swapped = images.unflatten(3, (2, 4)).flip(3).flatten(3)  # whole patches change places
+    torch.testing.assert_close(network(images), network(swapped))
+
+
+@pytest.mark.parametrize(("model", "task"), PROBLEMS[1:4])
+@pytest.mark.usefixtures("unchecked")
+def test_an_exported_network_takes_any_batch(model: Model, task: Task) -> None:
+    spec = with_structure(dense_network(model, task), LowRank(rank=3))
+    network = build_network(spec, generator=generator()).eval()
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(network, (example(spec, 2),), dynamic_shapes=shapes)
+    for batch in (1, 5):
+        inputs = example(spec, batch)
+        torch.testing.assert_close(program.module()(inputs), network(inputs))

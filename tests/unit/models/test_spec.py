@@ -1,17 +1,23 @@
 """Specs of structures, layers and networks: what is refused, and with which words."""
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import pytest
 from pydantic import ValidationError
 
 from models.spec import (
+    Gpt,
     ImageTask,
     LayerSpec,
     Matrix,
     MatrixTask,
+    Mixer,
     Mlp,
+    Model,
     NetworkSpec,
+    Task,
+    TextTask,
     Vit,
     default_layers,
     dense_network,
@@ -90,12 +96,40 @@ def test_a_model_refuses_another_kind_of_task() -> None:
         dense_network(Mlp(), MatrixTask(rows=2, columns=2))
 
 
-@pytest.mark.parametrize("model", [Mlp(), Vit(), Matrix(artifact="some")])
-def test_default_patterns_name_parts_of_the_network(model: Mlp | Vit | Matrix) -> None:
+def test_a_text_network_s_context_is_its_task_s() -> None:
+    task = TextTask(vocabulary=5, context=12)
+    assert {layer.tokens for layer in dense_network(Gpt(context=12), task).layers} == {12}
+    with pytest.raises(ValueError, match="context is 13, but the task admits 12"):
+        dense_network(Gpt(context=13), task)
+    with pytest.raises(ValueError, match="heads is 3, but width 128 admits 1, 2, 4, 8"):
+        Gpt(heads=3)
+    with pytest.raises(ValueError, match="patch is 5, but height 28 and width 28 admit"):
+        dense_network(Mixer(patch=5), IMAGES)
+
+
+def test_what_mixes_tokens_is_used_once_for_each_channel() -> None:
+    layers = {layer.name: layer for layer in dense_network(Mixer(width=24), IMAGES).layers}
+    assert (layers["blocks.0.token_up"].rows, layers["blocks.0.token_up"].columns) == (64, 49)
+    assert layers["blocks.0.token_up"].tokens == layers["blocks.0.token_down"].tokens == 24
+    assert layers["blocks.0.up"].tokens == layers["embed"].tokens == 49
+
+
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        (Mlp(), IMAGES),
+        (Vit(), IMAGES),
+        (Mixer(), IMAGES),
+        (Gpt(), TextTask(vocabulary=96, context=128)),
+        (Matrix(artifact="some"), MatrixTask(rows=2, columns=2)),
+    ],
+)
+def test_default_patterns_leave_out_embedding_and_head_alone(model: Model, task: Task) -> None:
     (pattern,) = default_layers(model)
-    task = MatrixTask(rows=2, columns=2) if isinstance(model, Matrix) else IMAGES
     names = [layer.name for layer in dense_network(model, task).layers]
-    assert any(name.startswith(pattern.removesuffix("*")) for name in names)
+    left_out = {name for name in names if not fnmatchcase(name, pattern)}
+    assert left_out <= {"embed", "head"}
+    assert len(left_out) < len(names)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +142,12 @@ def test_default_patterns_name_parts_of_the_network(model: Mlp | Vit | Matrix) -
         (lambda value: Vit(patch=value), 1024),
         (lambda value: Vit(width=8 * value, heads=value), 1024),
         (lambda value: Vit(expansion=value), 64),
+        (lambda value: Mixer(token_hidden=value), 65_536),
+        (lambda value: Gpt(context=value), 65_536),
     ],
 )
 def test_a_network_has_a_ceiling_and_its_refusal_names_it(
-    model: Callable[[int], Mlp | Vit], largest: int
+    model: Callable[[int], Mlp | Vit | Mixer | Gpt], largest: int
 ) -> None:
     model(largest)
     with pytest.raises(ValidationError, match=rf"at most {largest} items|equal to {largest}\b"):

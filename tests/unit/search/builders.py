@@ -1,5 +1,6 @@
 """Small searches, layers and listeners that the tests of `search` are built from."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,34 @@ def matrix_spec(**changes: Any) -> SearchSpec:
         "training": {"learning_rate": 0.02, "distillation": 0},
     }
     return SearchSpec.model_validate(fields | changes)
+
+
+def text_spec(**changes: Any) -> SearchSpec:
+    """A text through a transformer as small."""
+    fields: dict[str, Any] = {
+        "model": {"kind": "gpt", "context": 16, "width": 16, "depth": 1, "heads": 2},
+        "dataset": "state-of-the-union",
+        "training": {"learning_rate": 0.01, "batch": 16, "samples": 192},
+    }
+    return tiny(**(fields | changes))
+
+
+def mixer_spec(**changes: Any) -> SearchSpec:
+    """Digits through a mixer as small."""
+    model = {"kind": "mixer", "patch": 2, "width": 16, "depth": 1, "token_hidden": 12}
+    return tiny(**({"model": model} | changes))
+
+
+def fetched_text(folder: Path) -> Path:
+    """A folder of fetched data, with some 40,000 characters that a package carries as addresses."""
+    place = folder / "fetched"
+    if not place.exists():
+        (place / "state-of-the-union").mkdir(parents=True)
+        pages = [page for page in files("sklearn.datasets.descr").iterdir() if ".rst" in page.name]
+        for year, page in enumerate(sorted(pages, key=lambda page: page.name), 1790):
+            text = page.read_text(encoding="utf-8")
+            (place / "state-of-the-union" / f"{year}.txt").write_text(text, encoding="utf-8")
+    return place
 
 
 def upload(folder: Path, weight: Tensor) -> None:

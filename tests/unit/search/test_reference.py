@@ -45,6 +45,7 @@ def test_the_second_search_does_not_train(digits: Data, tmp_path: Path) -> None:
         {"model": {"kind": "mlp", "hidden": [16, 13]}},
         {"dataset": "mnist-5k"},
         {"training": {"learning_rate": 0.02}},
+        {"training": {"learning_rate": 0.01, "samples": 100}},
         {"compute": {"reference_epochs": 3}},
     ],
 )

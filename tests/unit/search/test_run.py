@@ -11,7 +11,7 @@ from models.deployment import with_forms
 from models.forms import ChosenForm, Form
 from models.spec import NetworkSpec
 from models.structures import Dense, Gblr, Structure
-from search.data import load_data
+from search.data import Data, load_data
 from search.evaluation import network_cost
 from search.forms import forms_file, load_choices, save_choices
 from search.plan import planned_trials
@@ -19,15 +19,30 @@ from search.report import Report, ReportRow
 from search.run import SearchResult, run_search
 from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
 from search.training import StoppedError, evaluate
-from tests.unit.search.builders import Listener, matrix_spec, mixed_matrix, tiny, upload
+from tests.unit.search.builders import (
+    Listener,
+    fetched_text,
+    matrix_spec,
+    mixed_matrix,
+    mixer_spec,
+    text_spec,
+    tiny,
+    upload,
+)
 
-SPECS = {"digits": tiny(repeats=2), "matrix": matrix_spec()}
+SPECS = {
+    "digits": tiny(repeats=2),
+    "matrix": matrix_spec(),
+    "mixer": mixer_spec(),
+    "text": text_spec(),
+}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searches")
     upload(folder / "uploads", mixed_matrix())
+    fetched_text(folder)
     return folder
 
 
@@ -38,11 +53,17 @@ def search(request: pytest.FixtureRequest, home: Path) -> tuple[SearchSpec, Sear
 
 
 def run(spec: SearchSpec, home: Path, name: str) -> SearchResult:
-    return run_search(spec, folder=home / name, uploads=home / "uploads", threads=1)
+    return run_search(
+        spec, folder=home / name, uploads=home / "uploads", threads=1, fetched=home / "fetched"
+    )
+
+
+def loaded(spec: SearchSpec, home: Path) -> Data:
+    return load_data(spec, home / "uploads", home / "fetched")
 
 
 def resolved(spec: SearchSpec, home: Path) -> ResolvedSearch:
-    task = load_data(spec, home / "uploads").task
+    task = loaded(spec, home).task
     return resolve(spec, matrix=task if task.kind == "matrix" else None)
 
 
@@ -78,7 +99,7 @@ def test_candidates_use_the_budget_to_its_last_step(search: Found) -> None:
 
 def test_the_reports_numbers_are_those_of_the_exported_files(search: Found, home: Path) -> None:
     spec, found = search
-    data = load_data(spec, home / "uploads")
+    data = loaded(spec, home)
     for row in rows(found.report):
         folder = found.folders[row.number] / "export"
         network, exported = load_network(folder), load_spec(folder)
@@ -112,7 +133,7 @@ def test_the_winner_has_the_least_validation_loss(search: Found) -> None:
 
 def test_best_candidate_and_winner_are_exported_for_plain_torch(search: Found, home: Path) -> None:
     spec, found = search
-    data = load_data(spec, home / "uploads")
+    data = loaded(spec, home)
     assert found.report.best_candidate is not None
     for row in (found.report.best_candidate, found.report.winner):
         folder = found.folders[row.number] / "export"
@@ -146,7 +167,7 @@ def test_every_structured_layer_has_a_form_in_the_row_and_beside_the_network(
     search: Found, home: Path
 ) -> None:
     spec, found = search
-    inputs = load_data(spec, home / "uploads").validation.inputs[:5]
+    inputs = loaded(spec, home).validation.inputs[:5]
     for row in rows(found.report):
         folder = found.folders[row.number] / "export"
         structured = [n for n, s in structures(row.network).items() if not isinstance(s, Dense)]
@@ -230,6 +251,11 @@ def structures(network: NetworkSpec) -> dict[str, Structure]:
 def test_a_search_stops_when_asked_to(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         run_search(tiny(), folder=tmp_path, threads=1, progress=Listener(stop_after=20))
+
+
+def test_a_search_without_its_data_ends_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"state-of-the-union is not in .*; `make data` fetches"):
+        run_search(text_spec(), folder=tmp_path, threads=1, fetched=tmp_path)
 
 
 def test_a_spec_that_can_never_work_is_refused(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.networks.build import build_network
-from search.data import Data, matrix_data
+from models.spec import TextTask
+from search.data import Data, matrix_data, text_data
 from search.progress import Progress
 from search.spec import Training
 from search.training import (
@@ -208,6 +210,57 @@ def test_each_epoch_reads_the_next_of_the_shifted_copies(digits: Data) -> None:
     assert [(int(low), int(high)) for low, high in ranges] == [
         *((0, 79), (80, 159), (160, 239), (240, 319), (0, 79)),
     ]
+
+
+@pytest.fixture
+def text() -> Data:
+    return text_data("the cat sat on the mat. " * 60, TextTask(vocabulary=96, context=8))
+
+
+def test_an_epoch_of_a_text_is_windows_that_do_not_overlap(text: Data) -> None:
+    problem = Problem(text, None, Training(batch=16), rate=0.01, seed=0)
+    epochs = [torch.cat(list(problem.batches(epoch))) for epoch in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1])
+    assert problem.steps_per_epoch == len(list(problem.batches(1))) == 143 // 16
+    places = epochs[0].sort().values
+    assert (places.diff() % 8 == 0).all()
+    assert (places.diff() >= 8).all()
+    assert places[0] % 8 != epochs[2].min() % 8  # another offset, for these two epochs
+    assert len(text.train.inputs[epochs[0]]) == len(epochs[0])
+
+
+def test_a_bounded_epoch_reads_other_windows_each_time(text: Data) -> None:
+    bounded = dataclasses.replace(text, windows=32)
+    problem = Problem(bounded, None, Training(batch=16), rate=0.01, seed=0)
+    assert problem.steps_per_epoch == 2
+    one, other = (set(torch.cat(list(problem.batches(e))).tolist()) for e in (0, 1))
+    assert len(one) == len(other) == 32
+    assert one != other
+
+
+def test_the_loss_of_a_text_is_that_of_every_character(text: Data) -> None:
+    class Certain(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return F.one_hot(inputs, 96) * 3.0
+
+    loss, accuracy = evaluate(Certain(), text, text.test)
+    right = text.test.inputs == text.test.targets
+    scores = F.one_hot(text.test.inputs, 96) * 3.0
+    expected = -scores.log_softmax(-1).gather(-1, text.test.targets[..., None]).mean()
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert accuracy == pytest.approx(float(right.double().mean()))
+    problem = Problem(text, None, Training(), rate=0.01, seed=0)
+    assert problem.loss(Certain(), torch.arange(5)).ndim == 0
+
+
+def test_a_teacher_may_be_asked_about_every_batch(trained: Trained) -> None:
+    data, known, network = trained.data, trained.reference.answers, trained.reference.network
+    student, recipe = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Training(distillation=0.5)
+    problems = [Problem(data, teacher, recipe, 0.01, seed=0) for teacher in (known, network)]
+    one, other = (problem.loss(student, torch.arange(9)) for problem in problems)
+    torch.testing.assert_close(one, other)
+    other.backward()
+    assert all(p.grad is None for p in network.parameters())
 
 
 def test_a_batch_larger_than_the_data_is_all_of_them(digits: Data) -> None:

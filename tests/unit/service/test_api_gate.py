@@ -165,10 +165,14 @@ def test_the_catalogue_lists_what_can_be_asked_for(service: Service) -> None:
     def kinds(path: str) -> list[str]:
         return [one["kind"] for one in service.http.get(path).json()]
 
-    assert kinds("/models") == ["mlp", "vit", "matrix"]
+    assert kinds("/models") == ["mlp", "vit", "mixer", "gpt", "matrix"]
     assert {"dense", "low_rank", "block_diagonal", "gblr"} <= set(kinds("/structures"))
     assert "patch" in service.http.get("/models").json()[1]["json_schema"]["properties"]
-    assert [one["name"] for one in service.http.get("/datasets").json()] == ["digits", "mnist-5k"]
+    data = {one["name"]: one for one in service.http.get("/datasets").json()}
+    assert list(data) == ["digits", "mnist-5k", "fashion-mnist", "state-of-the-union"]
+    assert not data["digits"]["missing"]
+    assert data["state-of-the-union"]["missing"]
+    assert data["state-of-the-union"]["task"]["kind"] == "text"
     assert "budget" in service.http.get("/schema").json()["properties"]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
         (
             {"model": {"kind": "vitt"}},
             "model.kind",
-            "model.kind is 'vitt'; choose one of mlp, vit, matrix",
+            "model.kind is 'vitt'; choose one of mlp, vit, mixer, gpt, matrix",
         ),
         ({"datset": "digits"}, "datset", "datset is not a field; did you mean dataset?"),
         (
@@ -77,7 +78,21 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
             "budget.ratio is 1.5; it must be less than or equal to 1",
         ),
         ({"budget": {}}, "budget", "give either ratio or absolute"),
-        ({"dataset": None}, "dataset", "dataset is missing; choose one of digits, mnist-5k"),
+        (
+            {"dataset": None},
+            "dataset",
+            "is missing; for a mlp network choose one of digits, mnist-5k, fashion-mnist",
+        ),
+        (
+            {"model": {"kind": "gpt"}},
+            "dataset",
+            "dataset is digits; for a gpt network choose one of state-of-the-union",
+        ),
+        (
+            {"dataset": "fashion-mnist", "model": {"kind": "vit"}},
+            "dataset",
+            "/data; `make data` fetches it",
+        ),
         (
             {"space": {"groups": [1, 0]}},
             "space.groups[1]",
@@ -239,3 +254,17 @@ def test_cancelling_twice_is_harmless_and_too_late_is_a_conflict(service: Servic
     done = service.submit()
     play(service, done)
     assert service.http.post(f"/searches/{done}/cancel").status_code == 409
+
+
+def test_only_data_that_are_there_can_be_searched(tmp_path: Path) -> None:
+    (tmp_path / "home" / "data" / "state-of-the-union").mkdir(parents=True)
+    model = {"kind": "gpt", "context": 32}
+    with serving(tmp_path / "home") as one:
+        one.submit(model=model, dataset="state-of-the-union")
+        refused = one.http.post("/searches", json=SPEC | {"dataset": "fashion-mnist"})
+        assert refused.status_code == 422
+        missing = {data["name"]: data["missing"] for data in one.http.get("/datasets").json()}
+        assert [name for name, is_missing in missing.items() if is_missing] == ["fashion-mnist"]
+    # A folder that is not on this machine is the workers' to look into.
+    with serving(tmp_path / "other", data=tmp_path / "elsewhere") as two:
+        two.submit(dataset="fashion-mnist")

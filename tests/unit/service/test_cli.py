@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
+from search.fetch import CannotFetch
 from service import cli
 from service.api.routes import events
 from service.db.session import Database
@@ -84,7 +85,7 @@ def test_a_watch_of_what_did_not_succeed_fails(service: Service) -> None:
     [
         ("{", "not JSON"),
         ("[]", "a search is a JSON object"),
-        ('{"model": {"kind": "vitt"}}', "choose one of mlp, vit, matrix"),
+        ('{"model": {"kind": "vitt"}}', "choose one of mlp, vit, mixer, gpt, matrix"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(service: Service, content: str, sentence: str) -> None:
@@ -136,3 +137,26 @@ def test_the_database_is_brought_up_to_date(
 )
 def test_durations_are_read_at_a_glance(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_data_are_fetched_into_the_installation_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(_work: Path, whole: Path) -> None:
+        (whole / "1790.txt").write_text("Fellow citizens")
+
+    def failing(_work: Path, _whole: Path) -> None:
+        raise CannotFetch("apt-get is not installed here")
+
+    sources = {"fashion-mnist": failing, "state-of-the-union": fetched}
+    monkeypatch.setattr("search.fetch.SOURCES", sources)
+    monkeypatch.setenv("MATNAS_HOME", str(tmp_path))
+    some = runner.invoke(cli.app, ["data", "state-of-the-union"])
+    assert (some.exit_code, some.stderr) == (0, "")
+    assert (tmp_path / "data" / "state-of-the-union" / "1790.txt").exists()
+    everything = runner.invoke(cli.app, ["data"])
+    assert everything.exit_code == 2
+    assert "fashion-mnist: apt-get is not installed here" in everything.stderr
+    unknown = runner.invoke(cli.app, ["data", "imagenet"])
+    assert unknown.exit_code == 2
+    assert "imagenet cannot be fetched; choose of fashion-mnist, state-of-the" in unknown.stderr

@@ -12,6 +12,7 @@ def test_nothing_needs_to_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     settings = Settings()
     assert settings.database == f"sqlite:///{tmp_path.resolve()}/.matnas/matnas.db"
+    assert settings.data_folder == tmp_path.resolve() / ".matnas" / "data"
     assert settings.broker_url == "filesystem://"
     assert settings.host == "127.0.0.1"
 
@@ -22,6 +23,12 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert settings.database == "postgresql://db/matnas"
     assert settings.lease_seconds == 90
+
+
+def test_a_data_folder_elsewhere_is_not_seen_from_here(tmp_path: Path) -> None:
+    assert Settings(home=tmp_path).sees_data
+    assert Settings(home=tmp_path, data=tmp_path).sees_data
+    assert not Settings(home=tmp_path, data=tmp_path / "elsewhere").sees_data
 
 
 def test_trials_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
