@@ -8,21 +8,33 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from models.cost import dense_cost, layer_cost
+from models.cost import layer_cost
 from models.networks.build import build_network
-from models.spec import Gpt, LayerSpec, Matrix, Mixer, Mlp, Model, NetworkSpec, Vit, dense_network
+from models.spec import Gpt, Matrix, Mixer, Mlp, Model, NetworkSpec, Vit, dense_network
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
-from models.structures import BlockDiagonal, Structure
+from models.structures import LowRank, Structure
+from search.families import Family, best_member
 from search.profile import Profile, rank_cost
-from search.spec import BaselineName, BudgetUnreachable, ResolvedSearch
+from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings, ResolvedSearch
 
 Built = tuple[NetworkSpec, nn.Module]
 
+# Low rank with learned ranks: whole ranks leave data-aware factors of twice the budget, those first
+# whose squared first-order change of the loss is least for what they cost.
+LEARNED_RANKS = LearnerSettings(
+    start="output",
+    start_excess=2.0,
+    pieces="ranks",
+    metric="gradient",
+    schedule=0.4,
+    gaudi=False,
+)
+
 
 def build_baseline(
-    name: BaselineName,
+    name: BuiltBaseline,
     reference: nn.Module,
     measured: Profile,
     resolved: ResolvedSearch,
@@ -34,14 +46,17 @@ def build_baseline(
         case "dense_shrunk":
             spec = shrunk(resolved)
             return spec, build_network(spec, generator=generator)
+        case "uniform_svd":
+            ranks = uniform_ranks(resolved, resolved.budget)
+            return exchanged(reference, resolved, _truncated(measured, ranks))
         case "uniform_low_rank":
             ranks = uniform_ranks(resolved, resolved.budget)
             return exchanged(reference, resolved, low_rank_layers(measured, ranks))
         case "allocated_low_rank":
             ranks, _ = measured.allocate_ranks(resolved, resolved.budget, "output")
             return exchanged(reference, resolved, low_rank_layers(measured, ranks))
-        case "block_diagonal":
-            return exchanged(reference, resolved, _block_diagonal(measured, resolved))
+        case "block_diagonal" | "monarch" | "btt" | "blast" | "tensor_train":
+            return exchanged(reference, resolved, _uniform(name, measured, resolved))
         case _:
             assert_never(name)
 
@@ -65,6 +80,14 @@ def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, Structured
             p.output_terms.column_factor[:rank].to(p.weight.dtype),
             bias=p.bias,
         )
+        for p, rank in zip(measured.layers, ranks, strict=True)
+    }
+
+
+def _truncated(measured: Profile, ranks: list[int]) -> dict[str, StructuredLinear]:
+    """Return the nearest matrices of these ranks, whatever the layers' inputs are."""
+    return {
+        p.layer.name: project(p.weight, LowRank(rank=rank), bias=p.bias)
         for p, rank in zip(measured.layers, ranks, strict=True)
     }
 
@@ -94,29 +117,12 @@ def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
     return ranks
 
 
-def _block_diagonal(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
-    """Give every layer the least number of blocks that keeps it within its share of the budget."""
+def _uniform(
+    family: Family, measured: Profile, resolved: ResolvedSearch
+) -> dict[str, StructuredLinear]:
+    """Give every layer the same share of its dense cost."""
     share = resolved.budget / resolved.dense_cost
-    return {
-        p.layer.name: project(
-            p.weight,
-            _blocks_within(p.layer, share, resolved),
-            bias=p.bias,
-            second_moment=p.second_moment,
-        )
-        for p in measured.layers
-    }
-
-
-def _blocks_within(layer: LayerSpec, share: float, resolved: ResolvedSearch) -> Structure:
-    allowed = share * dense_cost(layer, resolved.quantity)
-    for blocks in range(1, min(layer.rows, layer.columns) + 1):
-        candidate = layer.model_copy(update={"structure": BlockDiagonal(blocks=blocks)})
-        if layer_cost(candidate, resolved.quantity) <= allowed:
-            return candidate.structure
-    raise BudgetUnreachable(
-        "budget", f"no block-diagonal {layer.name} is within a share of {share:.4f}"
-    )
+    return {p.layer.name: best_member(family, p, share) for p in measured.layers}
 
 
 def shrunk(resolved: ResolvedSearch) -> NetworkSpec:

@@ -11,7 +11,7 @@ from torch import nn
 
 from models.checkpoint import save_network
 from models.spec import MatrixTask, NetworkSpec
-from search.baselines import build_baseline
+from search.baselines import LEARNED_RANKS, Built, build_baseline
 from search.candidate import learn, learning_steps
 from search.data import Data, load_data
 from search.evaluation import network_cost
@@ -19,7 +19,7 @@ from search.fetch import FOLDER, DataMissing
 from search.measurement import measure
 from search.plan import PlannedTrial, planned_trials
 from search.progress import Progress, Update
-from search.reference import load_reference, make_reference
+from search.reference import Reference, load_reference, make_reference
 from search.report import Report
 from search.sampling import propose, should_prune
 from search.spec import BudgetUnreachable, LearnerSettings, ResolvedSearch, SearchSpec, resolve
@@ -131,17 +131,20 @@ def _ended(
 
 
 def _baseline(run: _Run) -> TrialOutcome:
-    assert run.planned.family is not None
+    family = run.planned.family
+    assert family is not None
     reference = load_reference(_reference_folder(run.history), run.resolved)
+    if family == "learned_low_rank":
+        return _complete(run, *_learned(run, reference, LEARNED_RANKS))
     exported, network = build_baseline(
-        run.planned.family,
+        family,
         reference.network,
         reference.profile,
         run.resolved,
         generator=torch.Generator().manual_seed(run.seed),
     )
     epochs, recipe = run.spec.compute.epochs, run.spec.training
-    from_scratch = run.planned.family == "dense_shrunk"
+    from_scratch = family == "dense_shrunk"
     rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
     fit(
         network,
@@ -158,6 +161,11 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
     if settings is None:
         return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
     reference = load_reference(_reference_folder(run.history), run.resolved)
+    return _complete(run, *_learned(run, reference, settings))
+
+
+def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Built:
+    """Learn a structure; a candidate that does worse than those before it is pruned."""
     recipe = run.spec.training
     problem = Problem(run.data, reference.teacher, recipe, recipe.tuning_rate, run.seed)
     total = run.spec.compute.epochs * problem.steps_per_epoch
@@ -173,7 +181,7 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
                 "of the candidates before it"
             )
 
-    exported, network = learn(
+    return learn(
         reference.network,
         reference.profile,
         run.resolved,
@@ -182,9 +190,8 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
         epochs=run.spec.compute.epochs,
         folder=run.folder,
         progress=run.progress,
-        after_epoch=compare,
+        after_epoch=compare if run.planned.kind == "candidate" else lambda _step, _loss: None,
     )
-    return _complete(run, exported, network)
 
 
 def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:

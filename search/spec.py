@@ -39,7 +39,18 @@ DATASET_TASKS: dict[Dataset, ImageTask | TextTask] = {
     "state-of-the-union": TextTask(vocabulary=96, context=Gpt().context),
 }
 
-BaselineName = Literal["dense_shrunk", "uniform_low_rank", "allocated_low_rank", "block_diagonal"]
+BuiltBaseline = Literal[
+    "dense_shrunk",
+    "uniform_svd",
+    "uniform_low_rank",
+    "allocated_low_rank",
+    "block_diagonal",
+    "monarch",
+    "btt",
+    "blast",
+    "tensor_train",
+]
+BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -153,10 +164,11 @@ class Space(Spec):
     `learner` is the first candidate, and what the others keep where nothing is drawn.
     """
 
-    baselines: Annotated[tuple[BaselineName, ...], Field(max_length=4)] = (
+    baselines: Annotated[tuple[BaselineName, ...], Field(max_length=10)] = (
         "dense_shrunk",
         "uniform_low_rank",
         "allocated_low_rank",
+        "learned_low_rank",
         "block_diagonal",
     )
     starts: Annotated[tuple[StartName, ...], Field(min_length=1, max_length=3)] = ("answer",)

@@ -19,6 +19,9 @@ TINY: Mapping[str, Any] = {
     "dataset": "digits",
     "budget": {"ratio": 0.5},
     "compute": {"trials": 2, "epochs": 2, "reference_epochs": 2},
+    "space": {
+        "baselines": ["dense_shrunk", "uniform_low_rank", "allocated_low_rank", "block_diagonal"]
+    },
 }
 REFERENCE, BASELINES, FIRST, SECOND, MEASUREMENT = 0, (1, 2, 3, 4), 5, 6, 7
 
