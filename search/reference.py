@@ -77,7 +77,12 @@ def load_reference(folder: Path, resolved: ResolvedSearch) -> Reference:
 
 def reference_key(spec: SearchSpec, *, threads: int) -> str:
     """Name a reference by all that its numbers depend on."""
-    facts = spec.model_dump(mode="json", include={"model", "dataset", "training", "seed"}) | {
+    facts = spec.model_dump(
+        mode="json",
+        include={"model", "dataset", "training", "seed"},
+        # What only says how a network is tuned towards it.
+        exclude={"training": {"tuning_rate", "distillation"}},
+    ) | {
         "epochs": spec.compute.reference_epochs,
         "variants": VARIANTS[spec.dataset] if spec.dataset else 1,
         "threads": threads,

@@ -1,0 +1,201 @@
+"""What a search finds beside four strong plain choices, over networks, budgets and seeds.
+
+`python -m benchmarks.frontier [--quick]` prints one JSON line. Every contender trains for the same
+epochs and has the same number of tuning trials, one for each learning rate; validation chooses
+among these, and only the chosen network is tested. What was measured is kept in `--home`, so that
+an interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.machine import machine
+from models.checkpoint import load_network
+from search.data import load_data
+from search.plan import PlannedTrial
+from search.run import Silent, run_trial
+from search.spec import LearnerSettings, SearchSpec
+from search.training import evaluate
+from search.trial import FinishedTrial
+
+REFERENCE = PlannedTrial(0, "reference")
+CONTENDERS = {
+    "matnas": PlannedTrial(1, "candidate"),
+    "allocated low rank": PlannedTrial(2, "baseline", "allocated_low_rank"),
+    "learned low rank": PlannedTrial(3, "baseline", "learned_low_rank"),
+    "BLAST": PlannedTrial(4, "baseline", "blast"),
+    "BTT": PlannedTrial(5, "baseline", "btt"),
+}
+OURS, STATIC, LEARNED = list(CONTENDERS)[:3]
+SHARES = (0.3, 0.15, 0.07)
+RATES = (5e-4, 1e-3)  # of the fine-tuning: the tuning trials
+SEEDS = (0, 1, 2)
+NETWORKS = {
+    "vit": {
+        "model": {"kind": "vit", "patch": 7, "width": 128, "depth": 4, "heads": 4},
+        "dataset": "fashion-mnist",
+        "training": {"samples": 20_000},
+    },
+    "mixer": {
+        "model": {"kind": "mixer", "patch": 7, "width": 128, "depth": 4},
+        "dataset": "fashion-mnist",
+        "training": {"samples": 20_000},
+    },
+    "gpt": {
+        "model": {"kind": "gpt", "context": 128, "width": 128, "depth": 4, "heads": 4},
+        "dataset": "state-of-the-union",
+        "training": {"samples": 4096},
+    },
+}
+# Small enough for seconds; the data come with the packages.
+QUICK = {
+    "mlp": {
+        "model": {"kind": "mlp", "hidden": [64, 64]},
+        "dataset": "digits",
+        "training": {"learning_rate": 1e-2},
+    }
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One network, budget and seed."""
+
+    network: str
+    share: float
+    seed: int
+
+    def spec(self, rate: float) -> SearchSpec:
+        """What is asked for, with a learning rate for what is made from the reference."""
+        fields = (NETWORKS | QUICK)[self.network]
+        epochs = {"epochs": 3, "reference_epochs": 10}
+        training = {**fields["training"], "tuning_rate": rate}
+        return SearchSpec.model_validate(
+            fields
+            | {"budget": {"ratio": self.share}, "compute": epochs, "seed": self.seed}
+            | {"training": training}
+        )
+
+
+def measured(cell: Cell, contender: str, home: Path, *, threads: int) -> dict[str, object]:
+    """Tune one contender, and test the network that validation chooses."""
+    found = []
+    for rate in RATES:
+        spec = cell.spec(rate)
+        reference = home / "references" / cell.network / str(cell.seed)
+        if not (reference / "export").exists():
+            _run(spec, REFERENCE, [], reference, home, threads)
+        known = [FinishedTrial(REFERENCE, "COMPLETE", None, None, (), reference)]
+        place = home / "trials" / cell.network / f"{cell.share}-{cell.seed}-{contender}-{rate}"
+        loss = _run(spec, CONTENDERS[contender], known, place, home, threads)
+        found.append((loss, rate, place))
+    validation, rate, place = min(found)
+    data = load_data(cell.spec(rate), home)
+    test, accuracy = evaluate(load_network(place / "export"), data, data.test)
+    return {
+        **asdict(cell),
+        "contender": contender,
+        "rate": rate,
+        "validation_losses": [loss for loss, *_ in found],
+        "validation_loss": validation,
+        "test_loss": test,
+        "test_accuracy": accuracy,
+    }
+
+
+def _run(
+    spec: SearchSpec,
+    planned: PlannedTrial,
+    known: Sequence[FinishedTrial],
+    place: Path,
+    home: Path,
+    threads: int,
+) -> float:
+    outcome = run_trial(
+        spec,
+        planned,
+        known,
+        settings=LearnerSettings() if planned.kind == "candidate" else None,
+        uploads=home,
+        cache=home / "cache",
+        folder=place,
+        threads=threads,
+        progress=Silent(),
+    )
+    if outcome.state != "COMPLETE" or outcome.metrics is None:
+        raise RuntimeError(f"{place.name}: {outcome.sentence}")
+    return outcome.metrics["validation_loss"]
+
+
+def compared(rows: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Mean test losses of every network and budget, and paired differences to ours over seeds."""
+    keys = dict.fromkeys((row["network"], row["share"]) for row in rows)
+    for network, share in keys:
+        losses: dict[str, dict[object, float]] = {name: {} for name in CONTENDERS}
+        for row in rows:
+            if (row["network"], row["share"]) == (network, share):
+                losses[str(row["contender"])][row["seed"]] = float(str(row["test_loss"]))
+        ours = losses[OURS]
+        yield {
+            "network": network,
+            "share": share,
+            "test_loss": {name: _spread(list(found.values())) for name, found in losses.items()},
+            "over_ours": {
+                name: _spread([found[seed] - ours[seed] for seed in found])
+                for name, found in losses.items()
+                if name != OURS
+            },
+        }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "deviation": deviation}
+
+
+def main() -> None:
+    """Measure every cell that is not known yet, and print them all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a perceptron on digits, one seed")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--home", type=Path, default=Path(".matnas/benchmarks/frontier"))
+    options = parser.parse_args()
+    networks = list(QUICK) if options.quick else options.networks
+    seeds = SEEDS[:1] if options.quick else options.seeds
+    shares = SHARES[:1] if options.quick else SHARES
+    home: Path = options.home / ("quick" if options.quick else "full")
+    home.mkdir(parents=True, exist_ok=True)
+    kept = home / "measured.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(row["network"], row["share"], row["seed"], row["contender"]) for row in rows}
+    # A seed is whole before the next begins: an interrupted run still compares like with like.
+    for seed in seeds:
+        for network in networks:
+            for share in shares:
+                for contender in CONTENDERS:
+                    if (network, share, seed, contender) in done:
+                        continue
+                    cell = Cell(network, share, seed)
+                    rows.append(measured(cell, contender, home, threads=options.threads))
+                    with kept.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+    print(
+        json.dumps(
+            {
+                "benchmark": "frontier",
+                **machine(),
+                "compared": list(compared(rows)),
+                "rows": rows,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
