@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.machine import machine
 from models.networks.build import build_network
-from models.spec import ImageTask, TextTask, dense_network
+from models.spec import ImageTask, TextTask
 from search.candidate import learning_steps, relax
 from search.data import Data, Split
 from search.gradient import Constraint, Learner
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the transformer, batches of 64")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = list(NETWORKS)[:1] if options.quick else list(NETWORKS)
