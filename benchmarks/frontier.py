@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import machine
 from models.checkpoint import load_network
@@ -21,6 +22,7 @@ from search.run import Silent, run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.training import evaluate
 from search.trial import FinishedTrial
+from service.settings import Settings
 
 REFERENCE = PlannedTrial(0, "reference")
 CONTENDERS = {
@@ -34,7 +36,7 @@ OURS, STATIC, LEARNED = list(CONTENDERS)[:3]
 SHARES = (0.3, 0.15, 0.07)
 RATES = (5e-4, 1e-3)  # of the fine-tuning: the tuning trials
 SEEDS = (0, 1, 2)
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "vit": {
         "model": {"kind": "vit", "patch": 7, "width": 128, "depth": 4, "heads": 4},
         "dataset": "fashion-mnist",
@@ -52,7 +54,7 @@ NETWORKS = {
     },
 }
 # Small enough for seconds; the data come with the packages.
-QUICK = {
+QUICK: dict[str, dict[str, Any]] = {
     "mlp": {
         "model": {"kind": "mlp", "hidden": [64, 64]},
         "dataset": "digits",
@@ -72,13 +74,13 @@ class Cell:
     def spec(self, rate: float) -> SearchSpec:
         """What is asked for, with a learning rate for what is made from the reference."""
         fields = (NETWORKS | QUICK)[self.network]
-        epochs = {"epochs": 3, "reference_epochs": 10}
-        training = {**fields["training"], "tuning_rate": rate}
-        return SearchSpec.model_validate(
-            fields
-            | {"budget": {"ratio": self.share}, "compute": epochs, "seed": self.seed}
-            | {"training": training}
-        )
+        changes = {
+            "training": {**fields["training"], "tuning_rate": rate},
+            "compute": {"epochs": 3, "reference_epochs": 10},
+            "budget": {"ratio": self.share},
+            "seed": self.seed,
+        }
+        return SearchSpec.model_validate(fields | changes)
 
 
 def measured(cell: Cell, contender: str, home: Path, *, threads: int) -> dict[str, object]:
@@ -94,7 +96,7 @@ def measured(cell: Cell, contender: str, home: Path, *, threads: int) -> dict[st
         loss = _run(spec, CONTENDERS[contender], known, place, home, threads)
         found.append((loss, rate, place))
     validation, rate, place = min(found)
-    data = load_data(cell.spec(rate), home)
+    data = load_data(cell.spec(rate), home, Settings().data_folder)
     test, accuracy = evaluate(load_network(place / "export"), data, data.test)
     return {
         **asdict(cell),
@@ -123,6 +125,7 @@ def _run(
         uploads=home,
         cache=home / "cache",
         folder=place,
+        fetched=Settings().data_folder,
         threads=threads,
         progress=Silent(),
     )

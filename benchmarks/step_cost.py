@@ -79,11 +79,6 @@ def cell(name: str, *, batch: int, steps: int) -> dict[str, object]:
     supports = relaxation.structural_group(settings.structural_rate)
     groups = [*weight_groups(network, without=supports["params"]), supports]
 
-    def relaxed_step(step: int, run: Callable[[], None]) -> None:
-        learner.before_step(step)
-        run()
-        learner.after_step(step, settings.structural_rate * problem.rate)
-
     rival = copy.deepcopy(dense)
     plain = _stepper(rival, weight_groups(rival), problem, lambda _: None)
     ours = _stepper(network, groups, problem, learner.after_backward)
@@ -92,7 +87,9 @@ def cell(name: str, *, batch: int, steps: int) -> dict[str, object]:
         started = time.perf_counter()
         plain(step)
         between = time.perf_counter()
-        relaxed_step(step, lambda step=step: ours(step))
+        learner.before_step(step)
+        ours(step)
+        learner.after_step(step, settings.structural_rate * problem.rate)
         seconds.append((between - started, time.perf_counter() - between))
     # The first steps of a process are slower, whoever takes them.
     kept = seconds[2:]
