@@ -16,6 +16,7 @@ from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
 from models.structures import LowRank, Structure
 from search.families import Family, best_member
+from search.menu_making import build_item
 from search.profile import Profile, rank_cost
 from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings, ResolvedSearch
 
@@ -57,6 +58,8 @@ def build_baseline(
             return exchanged(reference, resolved, low_rank_layers(measured, ranks))
         case "block_diagonal" | "monarch" | "btt" | "blast" | "tensor_train":
             return exchanged(reference, resolved, _uniform(name, measured, resolved))
+        case "allocated_structures":
+            return exchanged(reference, resolved, _allocated(measured, resolved))
         case _:
             assert_never(name)
 
@@ -123,6 +126,12 @@ def _uniform(
     """Give every layer the same share of its dense cost."""
     share = resolved.budget / resolved.dense_cost
     return {p.layer.name: best_member(family, p, share) for p in measured.layers}
+
+
+def _allocated(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
+    """Give every layer what the allocation over the whole menu chooses for it."""
+    items = measured.menu.allocate(resolved, resolved.budget).items
+    return {p.layer.name: build_item(p, items[p.layer.name]) for p in measured.layers}
 
 
 def shrunk(resolved: ResolvedSearch) -> NetworkSpec:

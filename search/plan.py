@@ -39,7 +39,8 @@ def planned_trials(spec: SearchSpec) -> tuple[PlannedTrial, ...]:
     """Reference, baselines, candidates, their repeats, and the measurement of what was exported."""
     shapes: list[tuple[TrialKind, BaselineName | None, int]] = [("reference", None, 0)]
     baselines = spec.space.baselines
-    if spec.dataset is None:  # one matrix has no width to shrink
+    # One matrix has no width to shrink, and a narrower network has no layer as a rule wants it.
+    if spec.dataset is None or spec.layers.rules:
         baselines = tuple(name for name in baselines if name != "dense_shrunk")
     shapes += [("baseline", name, 0) for name in baselines]
     shapes += [("candidate", None, 0)] * spec.compute.trials

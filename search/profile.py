@@ -6,8 +6,9 @@ D, so terms of G^(1/2) W C^(1/2) can be compared across layers. For terms of W C
 sensitivity says it: the measured rise of the loss for one unit of relative output error.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.checkpoint import load_tensors, save_tensors
+from models.checkpoint import load_tensors, save_tensors, write_text
 from models.cost import layer_weight
 from models.spec import LayerSpec, MatrixTask
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import Decomposition, decompose
 from search.allocate import Allocation, Item, allocate
 from search.data import Data
+from search.menu import Menu
 from search.progress import Progress, Update
 from search.spec import ResolvedSearch
 from search.training import answers, divergence, pass_size, stop_if_asked, task_loss
@@ -62,9 +64,10 @@ class LayerProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The eligible layers of the reference, in their order."""
+    """The eligible layers of the reference, in their order, and what each may be made of."""
 
     layers: tuple[LayerProfile, ...]
+    menu: Menu = field(default_factory=Menu)
 
     def allocate_ranks(
         self, resolved: ResolvedSearch, budget: int, aware: Awareness
@@ -88,49 +91,96 @@ def rank_cost(layer: LayerSpec, rank: int, resolved: ResolvedSearch) -> int:
 
 
 def profile(
-    network: nn.Module, data: Data, resolved: ResolvedSearch, progress: Progress
+    network: nn.Module,
+    data: Data,
+    resolved: ResolvedSearch,
+    progress: Progress,
+    *,
+    kept: Path | None = None,
 ) -> Profile:
     """Measure the eligible layers of a dense network on the first part of the training data.
 
+    What the folder `kept` has of the same network and layers is not measured again.
     Raises StoppedError between two layers.
     """
-    inputs, targets = (part := data.calibration(CALIBRATION)).inputs, part.targets
-    names = [layer.name for layer in resolved.layers]
-    moments = second_moments(network, names, inputs)
-    curvatures: Mapping[str, Tensor] = {}
-    if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
-        curvatures = output_curvatures(network, names, inputs)
-    before = answers(network, inputs)
+    tensors = _statistics(network, data, resolved, progress, kept=kept)
+    rises = _Rises(network, data, kept=kept)
     share = resolved.budget / resolved.dense_cost
     profiles = []
     for index, layer in enumerate(resolved.layers):
         stop_if_asked(progress)
         progress.report(Update("profile", index, len(resolved.layers), unit="layer"))
         module = dense_layer(network, layer.name)
-        weight = module.weight.detach().clone()
-        terms = decompose(weight, moments[layer.name])
-        energies = terms.energies
+        terms = _terms(f"{layer.name}.output", tensors)
         rank = max(1, int(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
-        error = float(energies[rank:].sum() / energies.sum().clamp(min=1e-30))
-        approximate = (terms.row_factor[:, :rank] @ terms.column_factor[:rank]).to(weight.dtype)
-        with torch.no_grad():
-            module.weight.copy_(approximate)
-            after = answers(network, inputs)
-            module.weight.copy_(weight)
-        rise = _rise(data, before, after, targets)
-        profiles.append(
-            LayerProfile(
-                layer=layer,
-                weight=weight,
-                bias=None if module.bias is None else module.bias.detach().clone(),
-                second_moment=moments[layer.name],
-                curvature=curvatures.get(layer.name),
-                output_terms=terms,
-                sensitivity=max(rise, 1e-12) / max(error, 1e-6),
-                answer_terms=decompose(weight, moments[layer.name], curvatures.get(layer.name)),
-            )
-        )
+        error = float(terms.energies[rank:].sum() / terms.energies.sum().clamp(min=1e-30))
+        rise = rises.of(layer.name, module, terms, rank)
+        profiles.append(_restore(layer, module, tensors, max(rise, 1e-12) / max(error, 1e-6)))
+    rises.keep()
     return Profile(tuple(profiles))
+
+
+def _statistics(
+    network: nn.Module,
+    data: Data,
+    resolved: ResolvedSearch,
+    progress: Progress,
+    *,
+    kept: Path | None,
+) -> Mapping[str, Tensor]:
+    """Return C, G and the terms of every layer, named as in a profile's file."""
+    file = None if kept is None else kept / "layers.safetensors"
+    if file is not None and file.exists():
+        return load_tensors(file)[0]
+    inputs = data.calibration(CALIBRATION).inputs
+    names = [layer.name for layer in resolved.layers]
+    moments = second_moments(network, names, inputs)
+    curvatures: Mapping[str, Tensor] = {}
+    if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
+        curvatures = output_curvatures(network, names, inputs)
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        stop_if_asked(progress)
+        weight = dense_layer(network, name).weight.detach()
+        plain = decompose(weight, moments[name])
+        aware = decompose(weight, moments[name], curvatures[name]) if curvatures else plain
+        tensors |= _layer_tensors(name, moments[name], curvatures.get(name), plain, aware)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, tensors)
+    return tensors
+
+
+class _Rises:
+    """How far the answers move when a layer is cut to a rank; none is measured twice."""
+
+    def __init__(self, network: nn.Module, data: Data, *, kept: Path | None) -> None:
+        self.network, self.data = network, data
+        self.part = data.calibration(CALIBRATION)
+        self.before: Tensor | None = None
+        self.file = None if kept is None else kept / "rises.json"
+        self.known: dict[str, float] = {}
+        if self.file is not None and self.file.exists():
+            self.known = json.loads(self.file.read_text(encoding="utf-8"))
+
+    @torch.no_grad()
+    def of(self, name: str, module: DenseLinear, terms: Decomposition, rank: int) -> float:
+        """Measure the rise, and leave the layer as it was."""
+        key = f"{name}/{rank}"
+        if key not in self.known:
+            if self.before is None:
+                self.before = answers(self.network, self.part.inputs)
+            weight = module.weight.clone()
+            module.weight.copy_(terms.row_factor[:, :rank] @ terms.column_factor[:rank])
+            after = answers(self.network, self.part.inputs)
+            module.weight.copy_(weight)
+            self.known[key] = _rise(self.data, self.before, after, self.part.targets)
+        return self.known[key]
+
+    def keep(self) -> None:
+        """Write what is known for the next search."""
+        if self.file is not None and self.before is not None:
+            write_text(self.file, json.dumps(self.known))
 
 
 def dense_layer(network: nn.Module, name: str) -> DenseLinear:
@@ -199,17 +249,14 @@ def output_curvatures(
 
 
 def save_profile(path: Path, measured: Profile) -> None:
-    """Write a profile to one safetensors file."""
+    """Write a profile to one safetensors file, and its menu beside it."""
     tensors: dict[str, Tensor] = {}
     for p in measured.layers:
-        tensors |= {
-            f"{p.layer.name}.second_moment": p.second_moment,
-            **({} if p.curvature is None else {f"{p.layer.name}.curvature": p.curvature}),
-            **_term_tensors(f"{p.layer.name}.output", p.output_terms),
-            **_term_tensors(f"{p.layer.name}.answer", p.answer_terms),
-        }
+        statistics = (p.second_moment, p.curvature, p.output_terms, p.answer_terms)
+        tensors |= _layer_tensors(p.layer.name, *statistics)
     notes = {"sensitivities": {p.layer.name: p.sensitivity for p in measured.layers}}
     save_tensors(path, tensors, notes)
+    write_text(_menu_file(path), measured.menu.model_dump_json())
 
 
 def load_profile(path: Path, network: nn.Module, resolved: ResolvedSearch) -> Profile:
@@ -220,8 +267,13 @@ def load_profile(path: Path, network: nn.Module, resolved: ResolvedSearch) -> Pr
         tuple(
             _restore(layer, dense_layer(network, layer.name), tensors, sensitivities[layer.name])
             for layer in resolved.layers
-        )
+        ),
+        Menu.model_validate_json(_menu_file(path).read_bytes()),
     )
+
+
+def _menu_file(path: Path) -> Path:
+    return path.with_name("menu.json")
 
 
 def _restore(
@@ -239,8 +291,27 @@ def _restore(
     )
 
 
+def _layer_tensors(
+    name: str,
+    second_moment: Tensor,
+    curvature: Tensor | None,
+    output_terms: Decomposition,
+    answer_terms: Decomposition,
+) -> dict[str, Tensor]:
+    return {
+        f"{name}.second_moment": second_moment,
+        **({} if curvature is None else {f"{name}.curvature": curvature}),
+        **_term_tensors(f"{name}.output", output_terms),
+        **_term_tensors(f"{name}.answer", answer_terms),
+    }
+
+
 def _term_tensors(prefix: str, terms: Decomposition) -> dict[str, Tensor]:
-    return {f"{prefix}.{field}": getattr(terms, field) for field in _TERM_FIELDS}
+    # As a file has them, so that what follows has the same last bits where it is read from one.
+    return {
+        f"{prefix}.{field}": getattr(terms, field).clone(memory_format=torch.contiguous_format)
+        for field in _TERM_FIELDS
+    }
 
 
 def _terms(prefix: str, tensors: Mapping[str, Tensor]) -> Decomposition:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,16 @@ from models.checkpoint import load_network, load_tensors, save_network, save_ten
 from models.networks.build import build_network
 from models.spec import ImageTask, Matrix, Task, TextTask
 from search.data import VARIANTS, Data
-from search.profile import Profile, dense_layer, load_profile, profile, save_profile
+from search.menu_making import make_menu
+from search.profile import (
+    CALIBRATION,
+    PROJECTIONS,
+    Profile,
+    dense_layer,
+    load_profile,
+    profile,
+    save_profile,
+)
 from search.progress import Progress
 from search.spec import ResolvedSearch, SearchSpec
 from search.training import Phase, Problem, answers, fit, weight_groups
@@ -47,7 +56,7 @@ def make_reference(
     threads: int,
     progress: Progress,
 ) -> nn.Module:
-    """Train the dense network, or take it from the cache, and profile its layers into `folder`."""
+    """Train the dense network and profile its layers into `folder`; both may be in the cache."""
     kept = cache / "references" / reference_key(spec, threads=threads)
     if not kept.exists():
         network = _trained(spec, resolved, data, folder=folder, progress=progress)
@@ -58,7 +67,10 @@ def make_reference(
     save_network(folder / "export", resolved.network, network)
     if (kept / "answers.safetensors").exists():
         shutil.copy2(kept / "answers.safetensors", folder / "answers.safetensors")
-    measured = profile(network, data, resolved, progress)
+    profiles = cache / "profiles" / _profile_key(spec, resolved, threads=threads)
+    measured = profile(network, data, resolved, progress, kept=profiles)
+    menu = make_menu(measured, resolved, [resolved.budget], progress, kept=profiles / "menu.json")
+    measured = replace(measured, menu=menu)
     save_profile(folder / "profile.safetensors", measured)
     return network
 
@@ -89,6 +101,12 @@ def reference_key(spec: SearchSpec, *, threads: int) -> str:
         "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _profile_key(spec: SearchSpec, resolved: ResolvedSearch, *, threads: int) -> str:
+    """Name what is known of some layers of a reference, whatever the budget."""
+    facts = [reference_key(spec, threads=threads), resolved.eligible, CALIBRATION, PROJECTIONS]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def _trained(

@@ -22,6 +22,7 @@ from search.progress import Progress, Update
 from search.reference import Reference, load_reference, make_reference
 from search.report import Report
 from search.sampling import propose, should_prune
+from search.settling import settle
 from search.spec import BudgetUnreachable, LearnerSettings, ResolvedSearch, SearchSpec, resolve
 from search.training import (
     NotFiniteError,
@@ -134,17 +135,25 @@ def _baseline(run: _Run) -> TrialOutcome:
     family = run.planned.family
     assert family is not None
     reference = load_reference(_reference_folder(run.history), run.resolved)
+    settled = settle(reference.network, reference.profile, run.resolved)
     if family == "learned_low_rank":
         return _complete(run, *_learned(run, reference, LEARNED_RANKS))
-    exported, network = build_baseline(
+    if not settled.resolved.eligible:
+        return _complete(run, *_tuned(run, reference, settled.whole, from_scratch=False))
+    built = build_baseline(
         family,
-        reference.network,
-        reference.profile,
-        run.resolved,
+        settled.network,
+        settled.profile,
+        settled.resolved,
         generator=torch.Generator().manual_seed(run.seed),
     )
+    return _complete(run, *_tuned(run, reference, built, from_scratch=family == "dense_shrunk"))
+
+
+def _tuned(run: _Run, reference: Reference, built: Built, *, from_scratch: bool) -> Built:
+    """Train the weights of a network whose structures are chosen."""
+    exported, network = built
     epochs, recipe = run.spec.compute.epochs, run.spec.training
-    from_scratch = family == "dense_shrunk"
     rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
     fit(
         network,
@@ -154,7 +163,7 @@ def _baseline(run: _Run) -> TrialOutcome:
         checkpoint=run.folder / "checkpoint.safetensors",
         progress=run.progress,
     )
-    return _complete(run, exported, network)
+    return exported, network
 
 
 def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
@@ -166,6 +175,9 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
 
 def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Built:
     """Learn a structure; a candidate that does worse than those before it is pruned."""
+    settled = settle(reference.network, reference.profile, run.resolved)
+    if not settled.resolved.eligible:  # rules bind all layers
+        return _tuned(run, reference, settled.whole, from_scratch=False)
     recipe = run.spec.training
     problem = Problem(run.data, reference.teacher, recipe, recipe.tuning_rate, run.seed)
     total = run.spec.compute.epochs * problem.steps_per_epoch
@@ -182,9 +194,9 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Buil
             )
 
     return learn(
-        reference.network,
-        reference.profile,
-        run.resolved,
+        settled.network,
+        settled.profile,
+        settled.resolved,
         settings,
         problem,
         epochs=run.spec.compute.epochs,

@@ -1,6 +1,7 @@
 """What a search is: model, data, budget, compute, space, sampler and seed, as one frozen value."""
 
 import math
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
@@ -28,6 +29,8 @@ from models.spec import (
     default_layers,
     dense_network,
 )
+from models.structures.sizes import KINDS, Kind
+from search.rules import Fraction, Pattern, Rule, RuleRefused, rules_by_layer, smallest_cost
 
 ImageDataset = Literal["digits", "mnist-5k", "fashion-mnist"]
 Dataset = Literal[ImageDataset, "state-of-the-union"]
@@ -49,12 +52,11 @@ BuiltBaseline = Literal[
     "btt",
     "blast",
     "tensor_train",
+    "allocated_structures",
 ]
 BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 # Every trial is a row from the first moment on, and every epoch a point of its curves.
@@ -115,10 +117,14 @@ class Training(Spec):
 
 
 class Layers(Spec):
-    """Which layers are searched, by shell-style patterns; nothing included means the default."""
+    """Which layers are searched, by shell-style patterns; nothing included means the default.
+
+    `rules` bind some of them; their cost counts as that of the others does.
+    """
 
     include: Patterns = ()
     exclude: Patterns = ()
+    rules: Annotated[tuple[Rule, ...], Field(max_length=100)] = ()
 
 
 class Range(Spec):
@@ -162,9 +168,10 @@ class Space(Spec):
     """What the candidates are drawn from, and the plain families they must beat.
 
     `learner` is the first candidate, and what the others keep where nothing is drawn.
+    `structures` are the kinds on every layer's menu, beside dense: what the allocation may choose.
     """
 
-    baselines: Annotated[tuple[BaselineName, ...], Field(max_length=10)] = (
+    baselines: Annotated[tuple[BaselineName, ...], Field(max_length=11)] = (
         "dense_shrunk",
         "uniform_low_rank",
         "allocated_low_rank",
@@ -179,6 +186,20 @@ class Space(Spec):
     shrink: Range = Range(low=0.01, high=0.5)
     structural_rate: Range = Range(low=0.1, high=10.0)
     learner: LearnerSettings = LearnerSettings()
+    structures: Annotated[tuple[Kind, ...], Field(min_length=1, max_length=len(KINDS))] = (
+        "low rank",
+        "block diagonal",
+        "block low rank, 4 x 4",
+        "BTT, 4 x 4",
+        "BTT, 8 x 8",
+        "Monarch, rank 1",
+    )
+
+    @model_validator(mode="after")
+    def _no_structure_twice(self) -> Self:
+        if len(set(self.structures)) < len(self.structures):
+            raise ValueError("structures names a kind twice")
+        return self
 
     @model_validator(mode="after")
     def _no_family_twice(self) -> Self:
@@ -255,6 +276,8 @@ class ResolvedSearch(Spec):
     budget: PositiveInt
     dense_cost: PositiveInt
     smallest_cost: PositiveInt
+    structures: tuple[Kind, ...] = ()
+    rules: dict[str, Rule] = {}
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -277,14 +300,21 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
     quantity = spec.budget.quantity
     dense = sum(dense_cost(layer, quantity) for layer in layers)
     budget = _budget(spec.budget, dense)
-    smallest = sum(layer_weight(layer, quantity) * (layer.rows + layer.columns) for layer in layers)
+    try:
+        rules = rules_by_layer(
+            spec.layers.rules, layers, quantity=quantity, otherwise=spec.space.structures
+        )
+    except RuleRefused as error:
+        raise SpecError(error.field, error.sentence) from error
+    least = _least_costs(layers, rules, quantity, spec.space.structures)
+    smallest = sum(least.values())
     if budget < smallest:
         raise BudgetUnreachable(
             "budget",
             f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
-            f"rank 1 in all {len(layers)} eligible layers costs {smallest:,} "
+            f"{_in_the_way(least, rules)} {smallest:,} "
             f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
-            "ask for at least that, or exclude layers",
+            f"ask for at least that, {'relax the rules, ' if rules else ''}or exclude layers",
         )
     return ResolvedSearch(
         network=network,
@@ -293,6 +323,8 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         budget=budget,
         dense_cost=dense,
         smallest_cost=smallest,
+        structures=spec.space.structures,
+        rules=rules,
     )
 
 
@@ -302,6 +334,29 @@ def dataset_task(dataset: Dataset, model: Model) -> Task:
     if isinstance(task, TextTask) and isinstance(model, Gpt):
         return TextTask(vocabulary=task.vocabulary, context=model.context)
     return task
+
+
+def _least_costs(
+    layers: Sequence[LayerSpec],
+    rules: Mapping[str, Rule],
+    quantity: Quantity,
+    structures: Sequence[Kind],
+) -> dict[str, int]:
+    """Return what each layer costs at least: rank 1, or the smallest that its rule admits."""
+    least = {}
+    for layer in layers:
+        rule = rules.get(layer.name)
+        found = rule and smallest_cost(layer, rule.kinds(structures), quantity)
+        least[layer.name] = found or layer_weight(layer, quantity) * (layer.rows + layer.columns)
+    return least
+
+
+def _in_the_way(least: Mapping[str, int], rules: Mapping[str, Rule]) -> str:
+    if not rules:
+        return f"rank 1 in all {len(least)} eligible layers costs"
+    dearest = sorted(rules, key=lambda name: -least[name])[:3]
+    named = ", ".join(f"{name} at least {least[name]:,}" for name in dearest)
+    return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
 
 
 def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:

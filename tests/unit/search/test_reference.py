@@ -32,10 +32,23 @@ def test_the_second_search_does_not_train(digits: Data, tmp_path: Path) -> None:
     first, second = Listener(), Listener()
     one = make(tiny(), digits, tmp_path / "one", first)
     two = make(tiny(budget={"ratio": 0.3}), digits, tmp_path / "two", second)
-    assert first.asked == 2 * 5 + 2  # each step of two epochs, and each of two layers
-    assert {update.phase for update in second.updates} == {"profile"}
+    # Each step of two epochs, and each of two layers: statistics, sensitivity, menu.
+    assert first.asked == 2 * 5 + 3 * 2
+    assert {update.phase for update in second.updates} == {"profile", "menu"}
     for left, right in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_the_second_search_does_not_profile_again(
+    digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tiny(), digits, tmp_path / "one", Listener())
+    for called in ("profile.second_moments", "profile.output_curvatures", "profile.answers"):
+        monkeypatch.setattr(f"search.{called}", None)
+    monkeypatch.setattr("search.menu_making.project", None)
+    make(tiny(name="again"), digits, tmp_path / "again", Listener())
+    for file in ("menu.json", "profile.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "one" / file).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +122,7 @@ def test_the_reference_of_a_matrix_is_the_matrix(tmp_path: Path) -> None:
         progress=listener,
     )
     assert torch.equal(network.get_parameter("matrix.weight"), mixed_matrix())
-    assert {update.phase for update in listener.updates} == {"profile"}
+    assert {update.phase for update in listener.updates} == {"profile", "menu"}
     assert load_reference(folder, resolved).answers is None
 
 

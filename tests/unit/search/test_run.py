@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_forms, load_network, load_spec
-from models.cost import network_macs, network_parameters
+from models.cost import layer_cost, network_macs, network_parameters
 from models.deployment import with_forms
 from models.forms import ChosenForm, Form
 from models.spec import NetworkSpec
@@ -271,3 +271,27 @@ def test_one_step_an_epoch_still_holds_the_budget(tmp_path: Path) -> None:
     )
     report = run_search(spec, folder=tmp_path, threads=1).report
     assert report.candidates[0].cost <= report.budget
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"match": "layers.0", "structures": ["block diagonal"], "at_most": 0.3}],
+        [{"match": "*", "structures": ["low rank", "block diagonal"]}],
+    ],
+)
+def test_rules_hold_in_every_trial(rules: list[dict[str, object]], tmp_path: Path) -> None:
+    families = ["uniform_low_rank", "learned_low_rank", "allocated_structures"]
+    spec = tiny(layers={"rules": rules}, space={"baselines": families})
+    found = run(spec, tmp_path, "ruled")
+    bound = resolve(spec).rules
+    for number, outcome in found.outcomes.items():
+        if outcome.network is None or number == 0:
+            continue
+        cost = network_cost(outcome.network, resolve(spec)).cost
+        assert cost <= resolve(spec).budget
+        for layer in outcome.network.layers:
+            if layer.name in bound:
+                assert layer.structure.kind in ("block_diagonal", "low_rank")
+                assert layer_cost(layer, "macs") <= bound[layer.name].limit(layer, "macs")
+    assert all(outcome.state == "COMPLETE" for outcome in found.outcomes.values())

@@ -63,9 +63,9 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
             "compute.seconds is 1e+300; it must be less than or equal to 1000000000",
         ),
         (
-            {"space": {"baselines": ["block_diagonal"] * 11}},
+            {"space": {"baselines": ["block_diagonal"] * 12}},
             "space.baselines",
-            "space.baselines is a list; it must have at most 10 items",
+            "space.baselines is a list; it must have at most 11 items",
         ),
         (
             {"model": {"kind": "mlp", "hiden": [3]}},

@@ -1,0 +1,140 @@
+"""What a user may demand of single layers, and the least that a layer then costs."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from models.cost import UNITS, Quantity, dense_cost, layer_weight
+from models.frozen import Spec
+from models.spec import LayerSpec
+from models.structures import Dense, Structure
+from models.structures.sizes import Kind, largest_within, saves
+
+MenuKind = Literal["dense"] | Kind
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class RuleRefused(ValueError):
+    """A rule that can never work: the field to change, and a sentence that says how."""
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(f"{field}: {sentence}")
+        self.field = field
+        self.sentence = sentence
+
+
+class Rule(Spec):
+    """What the layers whose name `match` fits may be: of several rules the first that fits holds.
+
+    `structures` are the only ones admitted, where given (`dense` alone keeps a layer as it is);
+    `at_most` is the largest share of the layer's own dense cost. Such a layer gets its structure
+    from the allocation over the menu in every trial; training moves its numbers only.
+    """
+
+    match: Pattern
+    structures: Annotated[tuple[MenuKind, ...], Field(min_length=1, max_length=40)] | None = None
+    at_most: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _demands_something(self) -> Self:
+        if self.structures is None and self.at_most is None:
+            raise ValueError(
+                "a rule needs structures or at_most; to search a layer freely, no rule"
+            )
+        return self
+
+    def kinds(self, otherwise: Sequence[Kind]) -> tuple[MenuKind, ...]:
+        """Return what may stand on the menu of a layer under this rule."""
+        return self.structures or ("dense", *otherwise)
+
+    def limit(self, layer: LayerSpec, quantity: Quantity) -> int:
+        """Return the most that the layer may cost."""
+        return int((self.at_most or 1.0) * dense_cost(layer, quantity) + 1e-6)
+
+
+def rules_by_layer(
+    rules: Sequence[Rule],
+    layers: Sequence[LayerSpec],
+    *,
+    quantity: Quantity,
+    otherwise: Sequence[Kind],
+) -> dict[str, Rule]:
+    """Return the rule of each searched layer that has one.
+
+    Raises RuleRefused for a pattern that matches no searched layer, and for a rule that leaves one
+    of them nothing.
+    """
+    for index, rule in enumerate(rules):
+        if not any(fnmatchcase(layer.name, rule.match) for layer in layers):
+            names = ", ".join(layer.name for layer in layers)
+            raise RuleRefused(
+                f"layers.rules[{index}].match",
+                f"{rule.match!r} matches no searched layer; these are {names}",
+            )
+    found = {}
+    for layer in layers:
+        for index, rule in enumerate(rules):
+            if fnmatchcase(layer.name, rule.match):
+                _check_leaves_something(index, rule, layer, quantity, otherwise)
+                found[layer.name] = rule
+                break
+    return found
+
+
+def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Quantity) -> int | None:
+    """Return what the cheapest member of these kinds costs; None if none fits and saves a thing."""
+    sides = (layer.rows, layer.columns)
+    sizes = [size for kind in kinds if (size := _smallest_size(kind, *sides, quantity))]
+    return layer_weight(layer, quantity) * min(sizes) if sizes else None
+
+
+def smallest_member(kind: Kind, *, rows: int, columns: int) -> Structure | None:
+    """Return the cheapest member of a kind, if any costs less than dense."""
+    low, high = 1, rows * columns - 1
+    if high < 1 or largest_within(kind, rows=rows, columns=columns, budget=high) is None:
+        return None
+    while low < high:  # with more to spend, whatever fitted still does
+        middle = (low + high) // 2
+        if largest_within(kind, rows=rows, columns=columns, budget=middle) is None:
+            low = middle + 1
+        else:
+            high = middle
+    return largest_within(kind, rows=rows, columns=columns, budget=low)
+
+
+@lru_cache(maxsize=4096)
+def _smallest_size(kind: MenuKind, rows: int, columns: int, quantity: Quantity) -> int | None:
+    if kind == "dense":
+        return Dense().parameter_count(rows=rows, columns=columns)
+    if quantity == "macs" and saves(kind) != "macs":
+        return None
+    member = smallest_member(kind, rows=rows, columns=columns)
+    if member is None:
+        return None
+    if quantity == "macs":
+        return member.mac_count(rows=rows, columns=columns)
+    return member.parameter_count(rows=rows, columns=columns)
+
+
+def _check_leaves_something(
+    index: int, rule: Rule, layer: LayerSpec, quantity: Quantity, otherwise: Sequence[Kind]
+) -> None:
+    kinds, dense = rule.kinds(otherwise), dense_cost(layer, quantity)
+    least = smallest_cost(layer, kinds, quantity)
+    where = f"{layer.name} ({layer.rows} x {layer.columns})"
+    if least is None:
+        raise RuleRefused(
+            f"layers.rules[{index}].structures",
+            f"{', '.join(kinds)} saves nothing in {where}; name other structures, or dense",
+        )
+    if least > rule.limit(layer, quantity):
+        raise RuleRefused(
+            f"layers.rules[{index}].at_most",
+            f"{rule.at_most} leaves {where} nothing: the smallest of {', '.join(kinds)} costs "
+            f"{least:,} of its {dense:,} {UNITS[quantity]} dense; admit a share of at least "
+            f"{-(-least * 10_000 // dense) / 10_000:.4f}, or other structures",
+        )

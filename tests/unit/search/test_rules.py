@@ -1,0 +1,83 @@
+"""Rules for single layers: what they admit, what they cost at least, and what each refusal says."""
+
+from typing import Any
+
+import pytest
+
+from models.cost import dense_cost
+from models.spec import LayerSpec
+from models.structures.sizes import KINDS, Kind, cost, grid
+from search.plan import planned_trials
+from search.rules import Rule, smallest_cost, smallest_member
+from search.spec import BudgetUnreachable, SpecError, resolve
+from tests.unit.search.builders import tiny
+
+
+def ruled(*rules: dict[str, Any], ratio: float = 0.4) -> Any:
+    return resolve(tiny(layers={"rules": rules}, budget={"ratio": ratio}))
+
+
+def test_the_first_rule_that_fits_a_layer_binds_it() -> None:
+    found = ruled(
+        {"match": "layers.0", "at_most": 0.5}, {"match": "layers.*", "structures": ["low rank"]}
+    )
+    assert found.rules["layers.0"] == Rule(match="layers.0", at_most=0.5)
+    assert found.rules["layers.1"].structures == ("low rank",)
+
+
+def test_a_rule_must_demand_something() -> None:
+    with pytest.raises(ValueError, match="needs structures or at_most"):
+        Rule(match="*")
+
+
+def test_a_pattern_that_matches_no_searched_layer_is_named() -> None:
+    with pytest.raises(
+        SpecError, match=r"'head' matches no searched.*layers\.0, layers\.1"
+    ) as told:
+        ruled({"match": "*", "at_most": 0.9}, {"match": "head", "at_most": 0.5})
+    assert told.value.field == "layers.rules[1].match"
+
+
+def test_a_rule_that_leaves_a_layer_nothing_says_what_would_do() -> None:
+    with pytest.raises(
+        SpecError, match=r"0\.05 leaves layers\.0 \(16 x 64\).*at least 0\.0782"
+    ) as t:
+        ruled({"match": "layers.0", "structures": ["low rank"], "at_most": 0.05})
+    assert t.value.field == "layers.rules[0].at_most"
+    ruled({"match": "layers.0", "structures": ["low rank"], "at_most": 0.0782})
+
+
+def test_structures_that_save_nothing_in_a_layer_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"tiles of 64 saves nothing in layers\.1 \(12 x 16\)") as t:
+        ruled({"match": "layers.1", "structures": ["block sparse, tiles of 64"]})
+    assert t.value.field == "layers.rules[0].structures"
+
+
+def test_a_budget_that_rules_put_out_of_reach_is_refused_with_the_layers_in_the_way() -> None:
+    with pytest.raises(BudgetUnreachable, match=r"rules \(layers\.0 at least 1,024\).*1,052") as t:
+        ruled({"match": "layers.0", "structures": ["dense"]})
+    assert t.value.field == "budget"
+    assert ruled({"match": "layers.0", "structures": ["dense"]}, ratio=0.9).smallest_cost == 1052
+
+
+def test_no_narrower_network_competes_where_rules_bind_layers() -> None:
+    plan = planned_trials(tiny(layers={"rules": [{"match": "layers.0", "at_most": 0.5}]}))
+    assert all(trial.family != "dense_shrunk" for trial in plan)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_member_of_a_kind_is_cheaper_than_its_smallest(kind: Kind) -> None:
+    sides = {"rows": 24, "columns": 20}
+    members = grid(kind, **sides, shares=[size / 480 for size in range(1, 480, 7)])
+    least = smallest_member(kind, **sides)
+    if least is None:
+        assert not members
+        return
+    assert cost(kind, least, **sides) <= min(cost(kind, one, **sides) for one in members)
+
+
+def test_the_smallest_cost_counts_the_tokens_of_a_layer() -> None:
+    layer = LayerSpec(name="layer", rows=8, columns=4, tokens=5)
+    assert smallest_cost(layer, ["low rank"], "macs") == 60
+    assert smallest_cost(layer, ["low rank"], "parameters") == 12
+    assert smallest_cost(layer, ["dense"], "macs") == dense_cost(layer, "macs")
