@@ -73,6 +73,8 @@ def learn(
     structure, with the optimiser's moments kept, and hardening changes no number.
     """
     network, relaxation = relax(reference, measured, resolved, settings)
+    network.to(problem.engine.device)
+    team = problem.engine.team
     total = epochs * problem.steps_per_epoch
     learner = Learner(
         relaxation,
@@ -84,6 +86,15 @@ def learn(
     )
     rate = settings.structural_rate * problem.rate
     supports = relaxation.structural_group(settings.structural_rate)
+
+    def after_backward(step: int) -> None:
+        team.average(relaxation.mask_gradients())
+        learner.after_backward(step)
+
+    def after_step(step: int) -> None:
+        learner.after_step(step, rate * learning_rate_share(step, total))
+        team.follow(supports["params"])
+
     fit(
         network,
         problem,
@@ -91,11 +102,13 @@ def learn(
         [*weight_groups(network, without=supports["params"]), supports],
         checkpoint=folder / "checkpoint.safetensors",
         progress=progress,
+        some_rest=True,  # supports, once the rectangles are exact
         before_step=learner.before_step,
-        after_backward=learner.after_backward,
-        after_step=lambda step: learner.after_step(step, rate * learning_rate_share(step, total)),
+        after_backward=after_backward,
+        after_step=after_step,
         after_epoch=after_epoch,
     )
+    network.cpu()  # the rest is bookkeeping, number by number
     layers, constraint = tuple(relaxation.layers.values()), Constraint.of(resolved)
     for layer in layers:
         bake(layer)

@@ -184,13 +184,13 @@ def _append_dead_term(layer: RelaxedLinear) -> None:
 def _steps(index: int, layer: RelaxedLinear, weight: int, pieces: Pieces) -> list[Step]:
     rows, columns = layer.rectangles()
     cost = group_cost(rows, columns, layer.group)
-    shape = torch.tensor([layer.layer.rows, layer.layer.columns])
+    height, width = layer.layer.rows, layer.layer.columns
     full_rows, full_columns = torch.zeros_like(rows), torch.zeros_like(columns)
-    full_rows[:, 1], full_columns[:, 1] = shape[0], shape[1]
+    full_rows[:, 1], full_columns[:, 1] = height, width
     ways = [(full_rows, full_columns, cost == 0)]
     if pieces == "rectangles":
-        ways.append((_longer(rows, int(shape[0])), columns, cost > 0))
-        ways.append((rows, _longer(columns, int(shape[1])), cost > 0))
+        ways.append((_longer(rows, height), columns, cost > 0))
+        ways.append((rows, _longer(columns, width), cost > 0))
     steps = []
     for new_rows, new_columns, possible in ways:
         added = (group_cost(new_rows, new_columns, layer.group) - cost) * weight

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.cost import layer_weight
 from search.budget import group_cost, relaxed_cost, shrink_to
 from search.filling import fill_groups
-from search.profile import Profile
+from search.profile import LayerProfile, Profile
 from search.relaxation import Relaxation, RelaxedLinear
 from search.saliency import measure_curvature, observe_gradient
 from search.spec import LearnerSettings, ResolvedSearch
@@ -56,7 +56,10 @@ class Learner:
         self.relaxation = relaxation
         self.layers: Sequence[RelaxedLinear] = tuple(relaxation.layers.values())
         self.constraint = constraint
-        self.measured = measured
+        self.profiles: list[LayerProfile] = []
+        if settings.metric == "curvature":
+            pairs = zip(measured.layers, self.layers, strict=True)
+            self.profiles = [p.near(layer.row_factors) for p, layer in pairs]
         self.settings = settings
         self.steps = steps
         self.scheduled = max(1, min(steps - 1, round(settings.schedule * total_steps)))
@@ -122,7 +125,7 @@ class Learner:
     def _measure(self) -> None:
         """Bring the saliencies up to date with the present factors."""
         if self.settings.metric == "curvature":
-            for layer, p in zip(self.layers, self.measured.layers, strict=True):
+            for layer, p in zip(self.layers, self.profiles, strict=True):
                 measure_curvature(layer, p)
 
     def _proximal_step(self, strength: float) -> None:
@@ -140,7 +143,7 @@ class Learner:
     def _cost_over_saliency(self, index: int) -> Tensor:
         layer, weight = self.layers[index], self.constraint.weights[index]
         if self.settings.metric == "uniform":
-            return torch.ones(layer.groups)
+            return torch.ones_like(layer.whole_saliency)
         cost = group_cost(*layer.rectangles(), layer.group) * weight
         return cost / (layer.whole_saliency + SMALLEST)
 

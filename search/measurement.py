@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from models.checkpoint import export, load_network, load_spec, save_forms
-from models.deployment import DeployedNetwork
+from models.deployment import DeployedNetwork, with_forms
 from models.spec import NetworkSpec
+from search.compute import CPU
 from search.data import Data
 from search.evaluation import BATCH, Latency, deployed, latency, network_cost
 from search.forms import forms_file
 from search.plan import PlannedTrial
 from search.progress import Progress, Update
-from search.report import Report, ReportRow
+from search.report import PLAIN, Execution, Report, ReportRow
 from search.spec import ResolvedSearch, SearchSpec
 from search.training import evaluate, stop_if_asked
 from search.trial import FinishedTrial
@@ -45,6 +46,8 @@ def measure(
     cache: Path,
     threads: int,
     progress: Progress,
+    execution: Execution = PLAIN,
+    device: torch.device = CPU,
 ) -> Report:
     """Measure all complete trials from their files, and export the best for plain torch.
 
@@ -55,7 +58,7 @@ def measure(
     lock, kept = cache / "latency.lock", forms_file(spec, cache=cache, threads=threads)
     complete = [trial for trial in history if trial.state == "COMPLETE"]
     firsts = [trial for trial in complete if not trial.planned.repeat]
-    dense = load_network(_exported(firsts[0]))
+    dense = load_network(_exported(firsts[0])).to(device)
     read = []
     for index, trial in enumerate(firsts):
         stop_if_asked(progress)
@@ -68,11 +71,13 @@ def measure(
         | _spread(one, complete, is_best=one is best)
         for one in read
     }
-    report = _report(resolved, read, best, rows, threads=threads)
+    report = _report(resolved, read, best, rows, threads=threads, execution=execution)
     for one in read:
         if one is best or one.planned.number == report.winner.number:
-            inputs, fast = data.validation.inputs[:2], one.deployed.network
-            export(one.folder, one.exported, one.network, inputs, deployed=fast)
+            # Programs are for the CPU, where everybody can load them.
+            network, inputs = load_network(one.folder), data.validation.inputs[:2].cpu()
+            fast = with_forms(network, one.deployed.forms)
+            export(one.folder, one.exported, network, inputs, deployed=fast)
     return report
 
 
@@ -85,7 +90,7 @@ def _read(
     trial: FinishedTrial, data: Data, dense: nn.Module, *, lock: Path, kept: Path, seed: int
 ) -> _Read:
     folder, inputs = _exported(trial), data.validation.inputs
-    network, exported = load_network(folder), load_spec(folder)
+    network, exported = load_network(folder).to(inputs.device), load_spec(folder)
     loss, accuracy = evaluate(network, data, data.validation)
     generator = torch.Generator().manual_seed(seed)
     fast = deployed(network, exported, inputs, lock=lock, kept=kept, generator=generator)
@@ -144,6 +149,7 @@ def _report(
     rows: dict[int, dict[str, object]],
     *,
     threads: int,
+    execution: Execution,
 ) -> Report:
     table = [ReportRow.model_validate(row) for row in rows.values()]
     found = [row for row in table if row.kind != "reference"]
@@ -158,6 +164,7 @@ def _report(
         eligible=resolved.eligible,
         threads=threads,
         latency_batch=BATCH,
+        execution=execution,
         other_load=max(one.timed.other_load for one in read),
         reference=table[0],
         baselines=tuple(row for row in table if row.kind == "baseline"),

@@ -8,7 +8,7 @@ sensitivity says it: the measured rise of the loss for one unit of relative outp
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,14 @@ class LayerProfile:
     def terms(self, aware: Awareness) -> Decomposition:
         """Return the low-rank terms that are best for the layer's output, or for the answers."""
         return self.output_terms if aware == "output" else self.answer_terms
+
+    def near(self, weight: Tensor) -> "LayerProfile":
+        """Return it with both second moments as a weight is: on its device, in its precision."""
+        return replace(
+            self,
+            second_moment=self.second_moment.to(weight),
+            curvature=None if self.curvature is None else self.curvature.to(weight),
+        )
 
     def errors(self, aware: Awareness) -> list[float]:
         """Return the expected harm of every rank from 0 up, comparable across layers."""
@@ -100,8 +108,9 @@ def profile(
 ) -> Profile:
     """Measure the eligible layers of a dense network on the first part of the training data.
 
-    What the folder `kept` has of the same network and layers is not measured again.
-    Raises StoppedError between two layers.
+    What the folder `kept` has of the same network and layers is not measured again. Whatever runs
+    the network does so on its device; what is found is on the CPU, for the decompositions are in
+    double precision. Raises StoppedError between two layers.
     """
     tensors = _statistics(network, data, resolved, progress, kept=kept)
     rises = _Rises(network, data, kept=kept)
@@ -141,7 +150,7 @@ def _statistics(
     tensors: dict[str, Tensor] = {}
     for name in names:
         stop_if_asked(progress)
-        weight = dense_layer(network, name).weight.detach()
+        weight = dense_layer(network, name).weight.detach().cpu()
         plain = decompose(weight, moments[name])
         aware = decompose(weight, moments[name], curvatures[name]) if curvatures else plain
         tensors |= _layer_tensors(name, moments[name], curvatures.get(name), plain, aware)
@@ -200,7 +209,7 @@ def second_moments(
 
     def watch(name: str, x: Tensor) -> None:
         rows = x.flatten(0, -2)
-        sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
+        sums[name] = sums.get(name, 0) + (rows.T @ rows).cpu().double()
         counts[name] = counts.get(name, 0) + len(rows)
 
     hooks = [
@@ -236,12 +245,13 @@ def output_curvatures(
     for samples in inputs.split(pass_size(inputs)):
         for _ in range(PROJECTIONS):
             found = network(samples)
-            signs = torch.randint(0, 2, found.shape, generator=generator) * 2.0 - 1.0
-            projected = ((found - found.mean(-1, keepdim=True)) * signs).sum()
+            signs = torch.randint(0, 2, found.shape, generator=generator, device="cpu") * 2.0 - 1.0
+            centred = found - found.mean(-1, keepdim=True)
+            projected = (centred * signs.to(found.device)).sum()
             gradients = torch.autograd.grad(projected, [outputs[name] for name in names])
             for name, gradient in zip(names, gradients, strict=True):
                 rows = gradient.flatten(0, -2)
-                sums[name] = sums.get(name, 0) + (rows.T @ rows).double()
+                sums[name] = sums.get(name, 0) + (rows.T @ rows).cpu().double()
                 counts[name] = counts.get(name, 0) + len(rows)
     for hook in hooks:
         hook.remove()
@@ -281,8 +291,8 @@ def _restore(
 ) -> LayerProfile:
     return LayerProfile(
         layer=layer,
-        weight=module.weight.detach().clone(),
-        bias=None if module.bias is None else module.bias.detach().clone(),
+        weight=module.weight.detach().cpu().clone(),
+        bias=None if module.bias is None else module.bias.detach().cpu().clone(),
         second_moment=tensors[f"{layer.name}.second_moment"],
         curvature=tensors.get(f"{layer.name}.curvature"),
         output_terms=_terms(f"{layer.name}.output", tensors),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from models.checkpoint import load_network, load_tensors, save_network, save_tensors
 from models.networks.build import build_network
 from models.spec import ImageTask, Matrix, Task, TextTask
+from search.compute import Engine
 from search.data import VARIANTS, Data
 from search.menu_making import make_menu
+from search.pace import choose
 from search.profile import (
     CALIBRATION,
     PROJECTIONS,
@@ -27,6 +30,7 @@ from search.profile import (
     save_profile,
 )
 from search.progress import Progress
+from search.report import PLAIN, Execution
 from search.spec import ResolvedSearch, SearchSpec
 from search.training import Phase, Problem, answers, fit, weight_groups
 
@@ -55,19 +59,36 @@ def make_reference(
     folder: Path,
     threads: int,
     progress: Progress,
+    engine: Callable[[Execution], Engine] = Engine,
 ) -> nn.Module:
-    """Train the dense network and profile its layers into `folder`; both may be in the cache."""
-    kept = cache / "references" / reference_key(spec, threads=threads)
+    """Train the dense network and profile its layers into `folder`; both may be in the cache.
+
+    `engine` makes what trains in a given way, which is chosen first and kept in the folder too.
+    """
+    device = engine(Execution(device=spec.compute.device)).device
+    execution = choose(
+        spec,
+        lambda: build_network(resolved.network, generator=torch.Generator().manual_seed(spec.seed)),
+        _problem(spec, data, Engine(device=device)),
+        cache=cache,
+        folder=folder,
+        threads=threads,
+    )
+    key = reference_key(spec, threads=threads, execution=execution)
+    kept = cache / "references" / key
     if not kept.exists():
-        network = _trained(spec, resolved, data, folder=folder, progress=progress)
+        chosen = engine(execution)
+        network = train_reference(
+            *(spec, resolved, data), engine=chosen, folder=folder, progress=progress
+        )
         keeps_answers = isinstance(data.task, ImageTask)
         known = answers(network, data.train.inputs) if keeps_answers else None
         _keep(kept, resolved, network, known)
-    network = load_network(kept)
+    network = load_network(kept).to(device)
     save_network(folder / "export", resolved.network, network)
     if (kept / "answers.safetensors").exists():
         shutil.copy2(kept / "answers.safetensors", folder / "answers.safetensors")
-    profiles = cache / "profiles" / _profile_key(spec, resolved, threads=threads)
+    profiles = cache / "profiles" / _profile_key(key, resolved)
     measured = profile(network, data, resolved, progress, kept=profiles)
     menu = make_menu(measured, resolved, [resolved.budget], progress, kept=profiles / "menu.json")
     measured = replace(measured, menu=menu)
@@ -87,7 +108,7 @@ def load_reference(folder: Path, resolved: ResolvedSearch) -> Reference:
     )
 
 
-def reference_key(spec: SearchSpec, *, threads: int) -> str:
+def reference_key(spec: SearchSpec, *, threads: int, execution: Execution = PLAIN) -> str:
     """Name a reference by all that its numbers depend on."""
     facts = spec.model_dump(
         mode="json",
@@ -96,6 +117,9 @@ def reference_key(spec: SearchSpec, *, threads: int) -> str:
         exclude={"training": {"tuning_rate", "distillation"}},
     ) | {
         "epochs": spec.compute.reference_epochs,
+        "execution": execution.model_dump(
+            mode="json", include={"device", "precision", "compiled", "processes"}
+        ),
         "variants": VARIANTS[spec.dataset] if spec.dataset else 1,
         "threads": threads,
         "torch": torch.__version__,
@@ -103,17 +127,24 @@ def reference_key(spec: SearchSpec, *, threads: int) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _profile_key(spec: SearchSpec, resolved: ResolvedSearch, *, threads: int) -> str:
+def _profile_key(reference: str, resolved: ResolvedSearch) -> str:
     """Name what is known of some layers of a reference, whatever the budget."""
-    facts = [reference_key(spec, threads=threads), resolved.eligible, CALIBRATION, PROJECTIONS]
+    facts = [reference, resolved.eligible, CALIBRATION, PROJECTIONS]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _trained(
-    spec: SearchSpec, resolved: ResolvedSearch, data: Data, *, folder: Path, progress: Progress
+def train_reference(
+    spec: SearchSpec,
+    resolved: ResolvedSearch,
+    data: Data,
+    *,
+    engine: Engine,
+    folder: Path,
+    progress: Progress,
 ) -> nn.Module:
+    """Train the dense network from scratch; a matrix is one as it is."""
     generator = torch.Generator().manual_seed(spec.seed)
-    network = build_network(resolved.network, generator=generator)
+    network = build_network(resolved.network, generator=generator).to(engine.device)
     if isinstance(spec.model, Matrix):
         with torch.no_grad():
             dense_layer(network, "matrix").weight.copy_(data.train.targets.T)
@@ -121,13 +152,17 @@ def _trained(
     epochs = spec.compute.reference_epochs
     fit(
         network,
-        Problem(data, None, spec.training, spec.training.learning_rate, spec.seed),
+        _problem(spec, data, engine),
         Phase("training", 0, epochs, epochs),
         weight_groups(network),
         checkpoint=folder / "checkpoint.safetensors",
         progress=progress,
     )
     return network
+
+
+def _problem(spec: SearchSpec, data: Data, engine: Engine) -> Problem:
+    return Problem(data, None, spec.training, spec.training.learning_rate, spec.seed, engine)
 
 
 def _keep(kept: Path, resolved: ResolvedSearch, network: nn.Module, known: Tensor | None) -> None:

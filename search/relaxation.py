@@ -44,16 +44,16 @@ class RelaxedLinear(nn.Module):
         self.row_factors = nn.Parameter(row_factors.clone())
         self.column_factors = nn.Parameter(column_factors.clone())
         self.bias = None if bias is None else nn.Parameter(bias.clone())
-        full = torch.tensor([1.0, 0.0]).repeat(self.groups, 1)
+        full = row_factors.new_tensor([1.0, 0.0]).repeat(self.groups, 1)
         self.row_support = nn.Parameter(full.clone())
         self.column_support = nn.Parameter(full.clone())
         self.row_cell, self.column_cell = cell_size(layer.rows), cell_size(layer.columns)
         cells = (-(-layer.rows // self.row_cell), -(-layer.columns // self.column_cell))
-        self.register_buffer("row_saliency", torch.zeros(self.groups, cells[0]))
-        self.register_buffer("column_saliency", torch.zeros(self.groups, cells[1]))
-        self.register_buffer("whole_saliency", torch.zeros(self.groups))
-        self.row_mask = torch.ones(self.groups, layer.rows)
-        self.column_mask = torch.ones(self.groups, layer.columns)
+        self.register_buffer("row_saliency", row_factors.new_zeros(self.groups, cells[0]))
+        self.register_buffer("column_saliency", row_factors.new_zeros(self.groups, cells[1]))
+        self.register_buffer("whole_saliency", row_factors.new_zeros(self.groups))
+        self.row_mask = row_factors.new_ones(self.groups, layer.rows)
+        self.column_mask = row_factors.new_ones(self.groups, layer.columns)
 
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
         """Multiply by the masked factors: two products, as for a low-rank layer."""
@@ -84,7 +84,18 @@ class Relaxation:
     def __init__(self, network: nn.Module, layers: Mapping[str, RelaxedLinear]) -> None:
         self.layers = dict(layers)
         self.sigma = float("inf")
-        network.register_forward_pre_hook(lambda _module, _inputs: self.refresh_masks())
+        network.register_forward_pre_hook(lambda _module, _inputs: self._refresh_exactly())
+
+    def _refresh_exactly(self) -> None:
+        """Compute the masks in float32, whatever the products are computed in."""
+        kind = next(iter(self.layers.values())).row_support.device.type
+        with torch.autocast(kind, enabled=False):
+            self.refresh_masks()
+
+    def mask_gradients(self) -> list[Tensor]:
+        """Return the gradients at the masks, as far as there are any."""
+        masks = [m for layer in self.layers.values() for m in (layer.row_mask, layer.column_mask)]
+        return [mask.grad for mask in masks if mask.grad is not None]
 
     def refresh_masks(self) -> None:
         """Compute every mask from its support; in training, differentiably."""
@@ -136,7 +147,7 @@ def support_of(rectangle: Int[Tensor, "groups 2"], length: int) -> Float[Tensor,
 def inside(rectangle: Int[Tensor, "groups 2"], length: int) -> Bool[Tensor, "groups length"]:
     """Return which positions of a cyclic side lie within (start, count)."""
     start, count = rectangle.unbind(-1)
-    offset = (torch.arange(length) - start[:, None]) % length
+    offset = (torch.arange(length, device=start.device) - start[:, None]) % length
     return offset < count[:, None]
 
 

@@ -9,6 +9,27 @@ from models.forms import Form
 from models.frozen import Spec
 from models.spec import NetworkSpec
 from search.plan import TrialKind
+from search.spec import Device, Precision
+
+# The median of timed pairs, and their quartiles.
+Ratio = tuple[float, float, float]
+
+
+class Execution(Spec):
+    """How all networks of a search are trained, and what was measured to decide it.
+
+    The ratios are of the time of one step of the reference's training.
+    """
+
+    device: Device = "cpu"
+    precision: Precision = "float32"
+    compiled: bool = False
+    processes: int = 1
+    bfloat16_over_float32: Ratio | None = None
+    compiled_over_eager: Ratio | None = None
+
+
+PLAIN = Execution()
 
 
 class ReportRow(Spec):
@@ -76,6 +97,7 @@ class Report(Spec):
     threads: int
     latency_batch: int
     other_load: float
+    execution: Execution = PLAIN  # in reports from before it was a choice, the only one
     reference: ReportRow
     baselines: tuple[ReportRow, ...]
     candidates: tuple[ReportRow, ...]

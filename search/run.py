@@ -1,8 +1,10 @@
 """The one way in: a single trial for workers, a whole search for notebooks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -13,17 +15,21 @@ from models.checkpoint import save_network
 from models.spec import MatrixTask, NetworkSpec
 from search.baselines import LEARNED_RANKS, Built, build_baseline
 from search.candidate import learn, learning_steps
+from search.compute import DeviceMissing, Engine, find_device, place
 from search.data import Data, load_data
 from search.evaluation import network_cost
 from search.fetch import FOLDER, DataMissing
 from search.measurement import measure
+from search.orders import Orders, start
+from search.pace import decided, load_execution
 from search.plan import PlannedTrial, planned_trials
 from search.progress import Progress, Update
-from search.reference import Reference, load_reference, make_reference
-from search.report import Report
+from search.reference import Reference, load_reference, make_reference, train_reference
+from search.report import Execution, Report
 from search.sampling import propose, should_prune
 from search.settling import settle
 from search.spec import BudgetUnreachable, LearnerSettings, ResolvedSearch, SearchSpec, resolve
+from search.team import Alone, Dismissed, Several, Team, joining, leading
 from search.training import (
     NotFiniteError,
     Phase,
@@ -42,7 +48,7 @@ class _PrunedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Everything one trial works with."""
+    """Everything one trial works with, in this process of those it may have."""
 
     spec: SearchSpec
     resolved: ResolvedSearch
@@ -51,11 +57,35 @@ class _Run:
     data: Data
     folder: Path
     progress: Progress
+    orders: Orders
+    device: torch.device
+    team: Callable[[Execution], Team]
 
     @property
     def seed(self) -> int:
         """Repeats train with other seeds, on the same split."""
         return self.spec.seed + 1_000_003 * self.planned.repeat
+
+    def engine(self, execution: Execution) -> Engine:
+        """Return what trains in this way, here."""
+        return Engine(execution, self.device, self.team(execution))
+
+    @property
+    def execution(self) -> Execution:
+        """How the search trains: what its reference has chosen, if that was to be chosen."""
+        asked = self.spec.compute
+        return (
+            decided(self.spec)
+            or load_execution(_reference_folder(self.history))
+            or Execution(device=asked.device, processes=asked.processes)
+        )
+
+    def problem(self, reference: Reference, rate: float) -> Problem:
+        """Return what a network made from the reference is trained on."""
+        teacher = reference.teacher
+        known = None if teacher is None else teacher.to(self.device)
+        engine = self.engine(self.execution)
+        return Problem(self.data, known, self.spec.training, rate, self.seed, engine)
 
 
 def run_trial(
@@ -76,25 +106,102 @@ def run_trial(
     `uploads/<artifact id>` holds what the spec names, `fetched` the data that no Python package
     carries; `cache` keeps references between searches.
     `history` holds at least the ended trials that this one waited for (see `plan.prerequisites`);
-    the network lies in `folder/export` afterwards.
+    the network lies in `folder/export` afterwards. Raises MemberLost where the training has several
+    processes and one of them dies.
     """
-    torch.set_num_threads(threads)
+    several = spec.compute.processes > 1 and planned.kind != "measurement"
+    orders = Orders(
+        spec=spec,
+        planned=planned,
+        history=tuple(trial for trial in history if trial.planned.kind == "reference"),
+        settings=settings,
+        uploads=uploads.resolve(),
+        fetched=fetched.resolve(),
+        folder=folder.resolve(),
+        threads=max(1, threads // spec.compute.processes) if several else threads,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        data = load_data(spec, uploads, fetched)
-        resolved = resolve(spec, matrix=data.task if isinstance(data.task, MatrixTask) else None)
-        run = _Run(spec, resolved, planned, history, data, folder, progress)
+        run = _prepared(orders, history, progress, rank=0, port=0)
         return _ended(run, settings, cache=cache, threads=threads)
     except StoppedError:
         return TrialOutcome("CANCELLED", "user_cancel", "stopped after the step it was in")
     except _PrunedError as pruned:
         return TrialOutcome("PRUNED", "pruned", str(pruned))
-    except NotFiniteError as error:
-        return TrialOutcome("FAILED", "not_finite", str(error))
-    except BudgetUnreachable as error:
-        return TrialOutcome("FAILED", "budget_unreachable", error.sentence)
-    except DataMissing as error:
-        return TrialOutcome("FAILED", "data_missing", str(error))
+    except (NotFiniteError, BudgetUnreachable, DataMissing, DeviceMissing) as error:
+        return _failed(error)
+
+
+def _failed(
+    error: NotFiniteError | BudgetUnreachable | DataMissing | DeviceMissing,
+) -> TrialOutcome:
+    match error:
+        case NotFiniteError():
+            return TrialOutcome("FAILED", "not_finite", str(error))
+        case BudgetUnreachable():
+            return TrialOutcome("FAILED", "budget_unreachable", error.sentence)
+        case DataMissing():
+            return TrialOutcome("FAILED", "data_missing", str(error))
+        case DeviceMissing():
+            return TrialOutcome("FAILED", "device_missing", str(error))
+        case _:
+            assert_never(error)
+
+
+def join_trial(orders: Orders, *, rank: int, port: int) -> None:
+    """Take part in the training of a trial whose first process waits at a port of this machine."""
+    run = _prepared(orders, orders.history, Silent(), rank=rank, port=port)
+    with suppress(Dismissed, StoppedError, NotFiniteError):
+        match run.planned.kind:
+            case "reference":
+                train_reference(
+                    run.spec,
+                    run.resolved,
+                    run.data,
+                    engine=run.engine(orders.execution),
+                    folder=run.folder,
+                    progress=run.progress,
+                )
+            case "baseline":
+                _baseline(run)
+            case "candidate":
+                _candidate(run, orders.settings)
+            case "measurement":
+                raise AssertionError("one process measures")
+            case _:
+                assert_never(run.planned.kind)
+
+
+def _prepared(
+    orders: Orders, history: Sequence[FinishedTrial], progress: Progress, *, rank: int, port: int
+) -> _Run:
+    torch.set_num_threads(orders.threads)
+    spec, size = orders.spec, orders.spec.compute.processes
+    device = find_device(spec.compute.device, rank=rank, processes=size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    def team(execution: Execution) -> Team:
+        if size == 1:
+            return Alone()
+        told = orders.model_copy(update={"execution": execution})
+        meeting = joining(port) if rank else leading(size, partial(start, told))
+        return Several(rank, size, device=device, meeting=meeting)
+
+    data = load_data(spec, orders.uploads, orders.fetched)
+    matrix = data.task if isinstance(data.task, MatrixTask) else None
+    return _Run(
+        spec=spec,
+        resolved=resolve(spec, matrix=matrix),
+        planned=orders.planned,
+        history=history,
+        data=place(data, device),
+        folder=orders.folder,
+        progress=progress,
+        orders=orders,
+        device=device,
+        team=team,
+    )
 
 
 def _ended(
@@ -110,8 +217,12 @@ def _ended(
                 folder=run.folder,
                 threads=threads,
                 progress=run.progress,
+                engine=run.engine,
             )
-            return _complete(run, run.resolved.network, network)
+            outcome = _complete(run, run.resolved.network, network)
+            assert outcome.metrics is not None
+            outcome.metrics.update(_measured(load_execution(run.folder) or Execution()))
+            return outcome
         case "baseline":
             return _baseline(run)
         case "candidate":
@@ -125,6 +236,8 @@ def _ended(
                 cache=cache,
                 threads=threads,
                 progress=run.progress,
+                execution=run.execution,
+                device=run.device,
             )
             return TrialOutcome("COMPLETE", report=report)
         case _:
@@ -155,9 +268,10 @@ def _tuned(run: _Run, reference: Reference, built: Built, *, from_scratch: bool)
     exported, network = built
     epochs, recipe = run.spec.compute.epochs, run.spec.training
     rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
+    network.to(run.device)
     fit(
         network,
-        Problem(run.data, reference.teacher, recipe, rate, run.seed),
+        run.problem(reference, rate),
         Phase("tuning", 0, epochs, epochs),
         weight_groups(network),
         checkpoint=run.folder / "checkpoint.safetensors",
@@ -178,8 +292,7 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Buil
     settled = settle(reference.network, reference.profile, run.resolved)
     if not settled.resolved.eligible:  # rules bind all layers
         return _tuned(run, reference, settled.whole, from_scratch=False)
-    recipe = run.spec.training
-    problem = Problem(run.data, reference.teacher, recipe, recipe.tuning_rate, run.seed)
+    problem = run.problem(reference, run.spec.training.tuning_rate)
     total = run.spec.compute.epochs * problem.steps_per_epoch
     curve: list[tuple[int, float]] = []
 
@@ -208,7 +321,7 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Buil
 
 def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:
     save_network(run.folder / "export", exported, network)
-    loss, accuracy = evaluate(network, run.data, run.data.validation)
+    loss, accuracy = evaluate(network.to(run.device), run.data, run.data.validation)
     cost = network_cost(exported, run.resolved)
     metrics: dict[str, float] = {
         "validation_loss": loss,
@@ -221,6 +334,15 @@ def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutc
     if accuracy is not None:
         metrics["validation_accuracy"] = accuracy
     return TrialOutcome("COMPLETE", network=exported, metrics=metrics)
+
+
+def _measured(execution: Execution) -> dict[str, float]:
+    """Return the ratios that decided how a search trains, if any did."""
+    ratios = {
+        "bfloat16_over_float32": execution.bfloat16_over_float32,
+        "compiled_over_eager": execution.compiled_over_eager,
+    }
+    return {name: ratio[0] for name, ratio in ratios.items() if ratio is not None}
 
 
 def _reference_folder(history: Sequence[FinishedTrial]) -> Path:

@@ -63,7 +63,7 @@ def _products(
     factors: Float[Tensor, "groups terms length"], moment: Tensor | None
 ) -> Float[Tensor, "groups terms terms"]:
     """Return F M F^T of every group; M is the identity where there is none."""
-    weighed = factors if moment is None else factors @ moment.to(factors.dtype)
+    weighed = factors if moment is None else factors @ moment.to(factors)
     return weighed @ factors.mT
 
 
@@ -78,11 +78,16 @@ def _cell_products(
         "groups terms (cells size) -> groups terms cells size",
         size=size,
     )
-    square = torch.eye(length) if moment is None else moment.to(factors.dtype)
+    square = (
+        torch.eye(length, dtype=factors.dtype, device=factors.device)
+        if moment is None
+        else moment.to(factors)
+    )
     square = F.pad(square, (0, padding, 0, padding))
     count = (length + padding) // size
     blocks = rearrange(square, "(a s) (b t) -> a b s t", a=count, b=count)
-    diagonal = blocks[torch.arange(count), torch.arange(count)]
+    each = torch.arange(count, device=factors.device)
+    diagonal = blocks[each, each]
     weighed = einsum(cells, diagonal, "groups terms cells s, cells s t -> groups terms cells t")
     return einsum(
         weighed, cells, "groups one cells t, groups other cells t -> groups cells one other"

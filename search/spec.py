@@ -57,6 +57,8 @@ BuiltBaseline = Literal[
 BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
+Device = Literal["cpu", "cuda", "mps"]
+Precision = Literal["float32", "bfloat16"]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 # Every trial is a row from the first moment on, and every epoch a point of its curves.
@@ -91,13 +93,23 @@ class Budget(Spec):
 
 
 class Compute(Spec):
-    """Bounds of the whole search. Epochs are of training data, for each trial."""
+    """Bounds of the whole search, and on what it runs. Epochs are of training data, for each trial.
+
+    `precision` is of the products in training: losses, saliencies, the optimiser and all that is
+    reported are in float32. With `auto` the reference measures what is faster, and all trials of
+    the search do the same. `compile` generates code for the networks that are trained; with `auto`
+    if that is measured to pay within the reference's training. `processes` share each batch.
+    """
 
     trials: Annotated[int, Field(ge=0, le=10_000)] = 8
     epochs: Epochs = 8
     reference_epochs: Epochs = 20
     seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None  # a date that can be written
     parallel: Annotated[int, Field(gt=0, le=1024)] = 1
+    device: Device = "cpu"
+    precision: Precision | Literal["auto"] = "float32"
+    compile: bool | Literal["auto"] = False
+    processes: Annotated[int, Field(gt=0, le=64)] = 1
 
 
 class Training(Spec):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.checkpoint import load_tensors, save_tensors
 from models.spec import ImageTask, MatrixTask, TextTask
+from search.compute import HERE, Engine
 from search.data import Data, Split
 from search.progress import Progress, Update
 from search.spec import Training
@@ -39,7 +40,8 @@ class Problem:
     """Data, a teacher, and how to train: `rate` is the peak.
 
     The teacher is its answers on the training part or, where these would be too many to keep, the
-    network itself, which is asked anew about every batch.
+    network itself, which is asked anew about every batch. What the engine's device is to work on is
+    there already.
     """
 
     data: Data
@@ -47,6 +49,7 @@ class Problem:
     recipe: Training
     rate: float
     seed: int
+    engine: Engine = HERE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,16 +66,16 @@ class Problem:
         """Yield the indices of every batch; the order depends on seed and epoch only."""
         samples = self._samples
         if isinstance(self.data.task, MatrixTask):
-            yield from [torch.arange(samples)] * MATRIX_EPOCH
+            yield from [torch.arange(samples, device=self.engine.device)] * MATRIX_EPOCH
             return
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         if isinstance(self.data.task, TextTask):
             order = self._window_starts(self.data.task.context, generator)
         else:
-            order = torch.randperm(samples, generator=generator)
+            order = torch.randperm(samples, generator=generator, device=generator.device)
             order += (epoch % self.data.variants) * samples
         batch = min(self.recipe.batch, samples)
-        yield from order[: self.steps_per_epoch * batch].split(batch)
+        yield from order[: self.steps_per_epoch * batch].to(self.engine.device).split(batch)
 
     @property
     def _samples(self) -> int:
@@ -85,14 +88,16 @@ class Problem:
     def _window_starts(self, context: int, generator: torch.Generator) -> Tensor:
         """Begin anywhere in the first window, and choose among those that follow one another."""
         starts = len(self.data.train)
-        first = int(torch.randint(min(context, starts), (), generator=generator))
-        places = torch.arange(first, starts, context)
-        return places[torch.randperm(len(places), generator=generator)[: self._samples]]
+        where = generator.device
+        first = int(torch.randint(min(context, starts), (), generator=generator, device=where))
+        places = torch.arange(first, starts, context, device=where)
+        order = torch.randperm(len(places), generator=generator, device=where)
+        return places[order[: self._samples]]
 
     def loss(self, network: nn.Module, indices: Tensor) -> Tensor:
         """Return the training loss of one batch, distilled where there is a teacher."""
         inputs = self.data.train.inputs[indices]
-        outputs = network(inputs)
+        outputs = self.engine.forward(network, inputs)
         own = task_loss(self.data, outputs, self.data.train.targets[indices])
         weight = self.recipe.distillation
         if self.teacher is None or weight == 0:
@@ -104,8 +109,7 @@ class Problem:
         assert self.teacher is not None
         if isinstance(self.teacher, Tensor):
             return self.teacher[indices]
-        answered: Tensor = self.teacher(inputs)
-        return answered
+        return self.engine.forward(self.teacher, inputs)
 
 
 def divergence(found: Tensor, wanted: Tensor) -> Tensor:
@@ -183,6 +187,7 @@ def fit(
     *,
     checkpoint: Path,
     progress: Progress,
+    some_rest: bool = False,
     before_step: Callable[[int], None] = lambda _: None,
     after_backward: Callable[[int], None] = lambda _: None,
     after_step: Callable[[int], None] = lambda _: None,
@@ -190,10 +195,13 @@ def fit(
 ) -> None:
     """Train through the phase's epochs, from `checkpoint` where it holds this phase.
 
-    A group's `factor` multiplies the learning rate. `before_step` may set what depends on the
+    A group's `factor` multiplies the learning rate; `some_rest` says that a step may leave some of
+    the parameters out. `before_step` may set what depends on the
     step alone, `after_backward` sees the gradients, `after_step` the new weights, and
     `after_epoch` the steps done and the validation loss, also of epochs done before a resumption.
-    Raises StoppedError and NotFiniteError.
+    With several processes, this one's part in it is what its engine's team says; only the first
+    evaluates, keeps checkpoints and calls `after_epoch`.
+    Raises StoppedError, NotFiniteError, and what `Team.assembled` raises.
     """
     optimiser = torch.optim.AdamW(
         groups,
@@ -201,41 +209,62 @@ def fit(
         weight_decay=problem.recipe.weight_decay,
         fused=True,
     )
-    per_epoch = problem.steps_per_epoch
+    per_epoch, team = problem.steps_per_epoch, problem.engine.team
     losses = _resume(checkpoint, phase, network, optimiser)
     for index, known in enumerate(losses, phase.first_epoch + 1):
         # Told again: who was killed may have kept the epoch and not yet said what it came to.
         done, metrics = index * per_epoch, {"validation_loss": known}
         progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
         after_epoch(done, known)
-    for epoch in range(phase.first_epoch + len(losses), phase.last_epoch):
-        network.train()
-        for index, indices in enumerate(problem.batches(epoch)):
-            step = epoch * per_epoch + index
-            stop_if_asked(progress)
-            share = learning_rate_share(step, phase.total_epochs * per_epoch)
-            for group in optimiser.param_groups:
-                group["lr"] = problem.rate * share * group["factor"]
-            before_step(step)
-            loss = problem.loss(network, indices)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            after_backward(step)
-            _check_finite(loss, network, step)
-            optimiser.step()
-            after_step(step)
-            progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
-        validation, accuracy = evaluate(network, problem.data, problem.data.validation)
-        if not math.isfinite(validation):
-            raise NotFiniteError((epoch + 1) * per_epoch, _first_not_finite(network))
-        losses.append(validation)
-        _save(checkpoint, phase, losses, network, optimiser)
-        metrics = {"training_loss": loss.item(), "validation_loss": validation}
-        if accuracy is not None:
-            metrics["validation_accuracy"] = accuracy
-        done = (epoch + 1) * per_epoch
-        progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
-        after_epoch(done, validation)
+    left = range(phase.first_epoch + len(losses), phase.last_epoch)
+    if not left:
+        return
+    with team.assembled(lambda: stop_if_asked(progress)):
+        shared = team.share(network, some_rest=some_rest)
+        for epoch in left:
+            network.train()
+            for index, indices in enumerate(problem.batches(epoch)):
+                step = epoch * per_epoch + index
+                share = learning_rate_share(step, phase.total_epochs * per_epoch)
+                for group in optimiser.param_groups:
+                    group["lr"] = problem.rate * share * group["factor"]
+                stop = progress.should_stop()
+                before_step(step)
+                optimiser.zero_grad(set_to_none=True)
+                loss, stop = _backward(shared, network, problem, indices, stop=stop)
+                if stop:
+                    raise StoppedError
+                after_backward(step)
+                _check_finite(loss, network, step)
+                optimiser.step()
+                after_step(step)
+                progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
+            if not team.leads:
+                continue
+            validation, accuracy = evaluate(network, problem.data, problem.data.validation)
+            if not math.isfinite(validation):
+                raise NotFiniteError((epoch + 1) * per_epoch, _first_not_finite(network))
+            losses.append(validation)
+            _save(checkpoint, phase, losses, network, optimiser)
+            metrics = {"training_loss": loss.item(), "validation_loss": validation}
+            if accuracy is not None:
+                metrics["validation_accuracy"] = accuracy
+            done = (epoch + 1) * per_epoch
+            update = Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics)
+            progress.report(update)
+            after_epoch(done, validation)
+
+
+def _backward(
+    shared: nn.Module, network: nn.Module, problem: Problem, indices: Tensor, *, stop: bool
+) -> tuple[Tensor, bool]:
+    """Find the gradients of a whole batch's loss, each process of its part; stop if one is to."""
+    engine = problem.engine
+    mine, factor = engine.team.part(indices)
+    with engine.generated(network):
+        loss = problem.loss(shared, mine) * factor
+    loss.backward()
+    return engine.team.agree(loss, stop=stop)
 
 
 def learning_rate_share(step: int, total: int) -> float:

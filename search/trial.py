@@ -10,8 +10,22 @@ from search.report import Report
 from search.spec import LearnerSettings
 
 OutcomeReason = Literal[
-    "", "user_cancel", "not_finite", "budget_unreachable", "data_missing", "pruned", "error"
+    "",
+    "user_cancel",
+    "not_finite",
+    "budget_unreachable",
+    "data_missing",
+    "device_missing",
+    "pruned",
+    "error",
 ]
+
+
+class MemberLost(Exception):
+    """One of a trial's processes has died, so that the others wait in vain."""
+
+    def __init__(self, rank: int, size: int, code: int) -> None:
+        super().__init__(f"process {rank + 1} of {size} ended with {code}")
 
 
 @dataclass(frozen=True, slots=True)

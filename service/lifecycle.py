@@ -16,6 +16,7 @@ Reason = Literal[
     "not_finite",
     "budget_unreachable",
     "data_missing",
+    "device_missing",
     "pruned",
     "prerequisite_failed",
     "error",

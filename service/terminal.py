@@ -13,10 +13,11 @@ from models.cost import UNITS, dense_cost, layer_cost
 from models.spec import LayerSpec
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import duration, form_in_words
+from service.words import duration, form_in_words, training_in_words
 
 MEASURED = (
-    "[dim]latency: time over the dense reference's, on {threads} thread(s)\n"
+    "[dim]trained on {training}\n"
+    "latency: time over the dense reference's, on {threads} thread(s)\n"
     "as dense: layers with a structure that run faster as the dense matrix here[/dim]"
 )
 
@@ -83,7 +84,9 @@ def report_table(report: Report) -> Table:
     """The evidence: what was found beside every plain choice at the same budget."""
     table = _table(
         f"budget {report.budget:,} of {report.dense_cost:,} {UNITS[report.quantity]}",
-        caption=MEASURED.format(threads=report.threads),
+        caption=MEASURED.format(
+            threads=report.threads, training=training_in_words(report.execution)
+        ),
     )
     table.add_column("network", no_wrap=True)
     headings = (

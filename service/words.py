@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from models.forms import Form
+from search.report import Execution
 
 
 def duration(seconds: float) -> str:
@@ -27,3 +28,15 @@ def form_in_words(form: Form | None) -> str:
             return "run as two factors"
         case _:
             assert_never(form)
+
+
+def training_in_words(execution: Execution) -> str:
+    """On what a search's networks were trained, and why in that precision: `cpu in float32`."""
+    words = f"{execution.device} in {execution.precision}"
+    if execution.bfloat16_over_float32 is not None:
+        words += f" (a step in bfloat16 takes {execution.bfloat16_over_float32[0]:.2f} of the time)"
+    if execution.compiled:
+        words += ", by generated code"
+    if execution.processes > 1:
+        words += f", on {execution.processes} processes"
+    return words

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from search.spec import LearnerSettings
-from search.trial import FinishedTrial, TrialOutcome
+from search.trial import FinishedTrial, MemberLost, TrialOutcome
 from service import jobs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
@@ -49,6 +49,9 @@ def _attempt(
 ) -> None:
     try:
         outcome = _run(claim, progress, settings, database)
+    except MemberLost:
+        # As when this process is lost: the attempt ends here, and another goes on from its files.
+        raise
     except Exception as error:
         _end(claim, progress, settings, database, _failure(error))
         raise

@@ -19,7 +19,7 @@ from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere
-from service.words import duration, form_in_words
+from service.words import duration, form_in_words, training_in_words
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
@@ -160,4 +160,9 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"duration": duration, "moment": _moment, "unit": UNITS.__getitem__}
+_environment.filters |= {
+    "duration": duration,
+    "moment": _moment,
+    "training": training_in_words,
+    "unit": UNITS.__getitem__,
+}

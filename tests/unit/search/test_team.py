@@ -1,0 +1,143 @@
+"""Trainings on two processes: they find what one finds, stop together, and fail together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from models.checkpoint import load_network, load_spec
+from search.plan import planned_trials
+from search.progress import Progress, Update
+from search.run import Silent, run_trial
+from search.spec import LearnerSettings, SearchSpec
+from search.team import Alone, Several, joining
+from search.trial import FinishedTrial, MemberLost, TrialOutcome
+from tests.unit.search.builders import Listener, tiny
+
+REFERENCE, BASELINE, CANDIDATE = range(3)
+
+
+def spec(processes: int) -> SearchSpec:
+    return tiny(
+        compute={"trials": 1, "epochs": 2, "reference_epochs": 2, "processes": processes},
+        space={"baselines": ["block_diagonal"]},
+    )
+
+
+def run(
+    number: int,
+    processes: int,
+    home: Path,
+    history: Sequence[FinishedTrial],
+    progress: Progress | None = None,
+    *,
+    settings: LearnerSettings | None = None,
+) -> TrialOutcome:
+    return run_trial(
+        spec(processes),
+        planned_trials(spec(processes))[number],
+        history,
+        settings=settings or LearnerSettings(metric="gradient"),
+        uploads=home,
+        cache=home / f"cache{processes}",
+        folder=home / f"{number}-{processes}",
+        threads=1,
+        progress=progress or Silent(),
+    )
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("team")
+
+
+@pytest.fixture(scope="module")
+def reference(home: Path) -> FinishedTrial:
+    outcome = run(REFERENCE, 1, home, ())
+    planned = planned_trials(spec(1))[REFERENCE]
+    assert outcome.metrics is not None
+    loss = outcome.metrics["validation_loss"]
+    return FinishedTrial(planned, "COMPLETE", None, loss, (), home / "0-1")
+
+
+def members() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children() if "search.member" in one.cmdline()]
+
+
+class Curve(Silent):
+    """Keeps the numbers of every epoch."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def report(self, update: Update) -> None:
+        self.found += update.metrics.values()
+
+
+@pytest.mark.parametrize("number", [REFERENCE, BASELINE, CANDIDATE])
+def test_two_processes_find_what_one_finds(
+    number: int, home: Path, reference: FinishedTrial
+) -> None:
+    curves = {1: Curve(), 2: Curve()}
+    known = [reference] if number else []
+    for processes, curve in curves.items():
+        place = home / "again" / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        outcome = run(number, processes, place, known, curve)
+        assert outcome.state == "COMPLETE", outcome.sentence
+    assert len(curves[1].found) == 6  # both losses and the accuracy, twice
+    assert curves[2].found == pytest.approx(curves[1].found, rel=1e-4)
+    one, two = (home / "again" / str(number) / f"{number}-{n}" / "export" for n in (1, 2))
+    assert load_spec(one) == load_spec(two)
+    tensors = load_network(one).state_dict(), load_network(two).state_dict()
+    for left, right in zip(*(t.values() for t in tensors), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+    assert members() == []
+
+
+def test_asked_to_stop_two_processes_end_within_the_step(
+    home: Path, reference: FinishedTrial
+) -> None:
+    class Asked(Listener):
+        def should_stop(self) -> bool:
+            return len(self.updates) >= 3
+
+    listener = Asked()
+    outcome = run(BASELINE, 2, home / "stopped", [reference], listener)
+    assert (outcome.state, outcome.reason) == ("CANCELLED", "user_cancel")
+    assert [update.done for update in listener.updates] == [1, 2, 3]
+    assert members() == []
+
+
+def test_a_process_that_dies_ends_the_others_and_fails_the_attempt(
+    home: Path, reference: FinishedTrial
+) -> None:
+    class Killer(Silent):
+        def report(self, update: Update) -> None:
+            if update.done == 3:
+                (member,) = members()
+                member.kill()
+
+    with pytest.raises(MemberLost, match="process 2 of 2 ended with -9"):
+        run(BASELINE, 2, home / "killed", [reference], Killer())
+    assert members() == []
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_batch_is_dealt_out_and_its_mean_kept() -> None:
+    batch = torch.arange(7)
+    team = [Several(rank, 3, device=torch.device("cpu"), meeting=joining(0)) for rank in range(3)]
+    parts = [one.part(batch) for one in team]
+    assert sorted(torch.cat([mine for mine, _ in parts]).tolist()) == batch.tolist()
+    means = [float(mine.double().mean()) * factor for mine, factor in parts]
+    assert sum(means) / 3 == pytest.approx(float(batch.double().mean()))
+    assert Alone().part(batch)[1] == 1
+
+
+def test_a_process_without_a_sample_of_its_own_adds_nothing() -> None:
+    last = Several(2, 3, device=torch.device("cpu"), meeting=joining(0))
+    mine, factor = last.part(torch.arange(2))
+    assert len(mine) == 1
+    assert factor == 0
