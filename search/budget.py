@@ -1,8 +1,8 @@
 """The constraint: what every rectangle costs, and which pieces leave so that the cost fits.
 
-A piece is a whole group of rank-1 terms, or the segment of cells at one end of its row or column
-support. Pieces leave in the order of saliency over saved cost: what the loss misses least for what
-it frees goes first.
+A piece is a whole group of rank-1 terms, the segment of cells at one end of its row or column
+support, or the whole alternative that stands beside the rectangles. Pieces leave in the order of
+saliency over saved cost: what the loss misses least for what it frees goes first.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def group_cost(
 def relaxed_cost(layers: Sequence[RelaxedLinear], weights: Sequence[int]) -> int:
     """Return the exact cost of all layers; a weight is what one number of a layer costs."""
     return sum(
-        weight * int(group_cost(*layer.rectangles(), layer.group).sum())
+        weight * (int(group_cost(*layer.rectangles(), layer.group).sum()) + layer.beside_size)
         for layer, weight in zip(layers, weights, strict=True)
     )
 
@@ -53,7 +53,8 @@ def shrink_to(
 ) -> None:
     """Remove the pieces of least saliency over saved cost until the cost is at most `target`.
 
-    Each round cuts every group at most once, and saliencies do not change between rounds.
+    Each round cuts every group at most once, and saliencies do not change between rounds. An
+    alternative leaves only where it is worth the least of all.
     """
     excess = relaxed_cost(layers, weights) - target
     while excess > 0:
@@ -61,13 +62,23 @@ def shrink_to(
             cut_ways(layer, weight, pieces) for layer, weight in zip(layers, weights, strict=True)
         ]
         best = [cut.score.min(-1) for cut in cuts]
-        scores = torch.cat([scores for scores, _ in best])
-        assert scores.min() < torch.inf, "saliencies are finite, and something costs"
         owners = [(i, g) for i, layer in enumerate(layers) for g in range(layer.groups)]
+        beside = [i for i, layer in enumerate(layers) if layer.beside is not None]
+        whole = [_score_beside(layers[i], weights[i], excess) for i in beside]
+        scores = torch.cat([*(scores for scores, _ in best), *whole])
+        assert scores.min() < torch.inf, "saliencies are finite, and something costs"
         new = [layer.rectangles() for layer in layers]
+        before = excess
         for position in torch.argsort(scores, stable=True).tolist():
             if excess <= 0 or scores[position] == torch.inf:
                 break
+            if position >= len(owners):
+                if excess < before:
+                    break  # others may be worth even less once they are cut again
+                index = beside[position - len(owners)]
+                excess -= weights[index] * layers[index].beside_size
+                layers[index].lives.zero_()
+                continue
             index, group = owners[position]
             way = int(best[index][1][group])
             new[index][0][group] = cuts[index].rows[group, way]
@@ -75,6 +86,12 @@ def shrink_to(
             excess -= int(cuts[index].saved[group, way])
         for layer, (rows, columns) in zip(layers, new, strict=True):
             layer.set_rectangles(rows, columns)
+
+
+def _score_beside(layer: RelaxedLinear, weight: int, excess: int) -> Float[Tensor, " 1"]:
+    """Score a whole alternative by what it saves of the excess: more would only be too much."""
+    saved = min(excess, weight * layer.alternative_size)
+    return (layer.alternative_saliency / max(1, saved))[None]
 
 
 def cut_ways(layer: RelaxedLinear, weight: int, pieces: Pieces) -> Cut:

@@ -2,19 +2,46 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
+import torch
 from torch import nn
 
-from search.baselines import Built, exchanged, uniform_ranks
+from models.spec import LayerSpec, MatrixTask, NetworkSpec
+from models.structured.base import StructuredLinear
+from models.structured.descent import descend
+from search.alternatives import Mixture, Start, allocate_mixtures
+from search.baselines import exchanged, uniform_ranks
 from search.discretize import bake, harden
-from search.filling import fill_merged
+from search.filling import fill_groups, fill_merged
+from search.fitting import best_fit
 from search.gradient import Constraint, Learner
-from search.profile import Profile
+from search.profile import Awareness, Profile
 from search.progress import Progress
 from search.relaxation import Relaxation, RelaxedLinear
 from search.spec import LearnerSettings, ResolvedSearch
-from search.training import Phase, Problem, fit, learning_rate_share, weight_groups
+from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
+
+POLISH = 1000  # steps of descent that a single matrix's candidate ends with
+
+
+def starts(measured: Profile, resolved: ResolvedSearch, settings: LearnerSettings) -> list[Start]:
+    """Allocate the start's cost: alternatives where they compete, and whole groups of terms."""
+    cost = min(int(settings.start_excess * resolved.budget), resolved.dense_cost)
+    aware = awareness(settings)
+    if settings.structures in ("auto", "rectangles") or settings.start == "uniform":
+        ranks = start_ranks(measured, resolved, settings)
+        return [
+            Start(Mixture(None, 0, p.terms(aware), p.errors(aware)), rank)
+            for p, rank in zip(measured.layers, ranks, strict=True)
+        ]
+    found = allocate_mixtures(measured, resolved, cost, aware)
+    return [
+        Start(start.mixture, _whole_groups(start.rank, layer, settings.group))
+        for start, layer in zip(found, resolved.layers, strict=True)
+    ]
 
 
 def start_ranks(
@@ -27,32 +54,59 @@ def start_ranks(
             ranks, _ = measured.allocate_ranks(resolved, cost, settings.start)
         case "uniform":
             ranks = uniform_ranks(resolved, cost)
-    limits = [min(layer.rows, layer.columns) for layer in resolved.layers]
-    groups = [min(settings.group, limit) for limit in limits]
     return [
-        min(-(-rank // group) * group, limit // group * group)
-        for rank, group, limit in zip(ranks, groups, limits, strict=True)
+        _whole_groups(rank, layer, settings.group)
+        for rank, layer in zip(ranks, resolved.layers, strict=True)
     ]
+
+
+def awareness(settings: LearnerSettings) -> Awareness:
+    """Return what the first terms are chosen by."""
+    return "answer" if settings.start == "answer" else "output"
+
+
+def _whole_groups(rank: int, layer: LayerSpec, group: int) -> int:
+    limit = min(layer.rows, layer.columns)
+    group = min(group, limit)
+    return min(-(-rank // group) * group, limit // group * group)
 
 
 def relax(
     reference: nn.Module, measured: Profile, resolved: ResolvedSearch, settings: LearnerSettings
 ) -> tuple[nn.Module, Relaxation]:
-    """Return a copy of the reference whose eligible layers are relaxed low-rank terms."""
+    """Return a copy of the reference whose eligible layers are relaxed low-rank terms.
+
+    Beside them stands an alternative where the allocation found that it pays.
+    """
     network = copy.deepcopy(reference)
     layers = {}
-    ranks = start_ranks(measured, resolved, settings)
-    for p, rank in zip(measured.layers, ranks, strict=True):
-        terms = p.terms("answer" if settings.start == "answer" else "output")
-        layers[p.layer.name] = RelaxedLinear(
+    for p, start in zip(measured.layers, starts(measured, resolved, settings), strict=True):
+        # What begins without any term has one that is dead, and may come to life with the filling.
+        terms = start.rank or min(settings.group, p.layer.rows, p.layer.columns)
+        layer = RelaxedLinear(
             p.layer,
-            terms.row_factor[:, :rank].to(p.weight.dtype),
-            terms.column_factor[:rank].to(p.weight.dtype),
+            start.mixture.terms.row_factor[:, :terms].to(p.weight.dtype),
+            start.mixture.terms.column_factor[:terms].to(p.weight.dtype),
             p.bias,
-            group=min(settings.group, rank),
+            group=min(settings.group, terms),
+            alternative=start.mixture.alternative,
+            alternative_size=start.mixture.size,
         )
-        network.set_submodule(p.layer.name, layers[p.layer.name])
+        if not start.rank:
+            nothing = torch.zeros(layer.groups, 2, dtype=torch.long)
+            layer.set_rectangles(nothing, nothing)
+        layers[p.layer.name] = layer
+        network.set_submodule(p.layer.name, layer)
     return network, Relaxation(network, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A hard network, its spec, and how much its validation loss rose when it was made hard."""
+
+    spec: NetworkSpec
+    network: nn.Module
+    hardening_gap: float
 
 
 def learn(
@@ -66,16 +120,45 @@ def learn(
     folder: Path,
     progress: Progress,
     after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
-) -> Built:
+) -> Learned:
+    """Find a structure and weights within the budget, as the settings say."""
+    train = _Training(problem, epochs, folder, progress, after_epoch)
+    match settings.structures:
+        case "auto" | "rectangles" | "competing":
+            return _relaxed(reference, measured, resolved, settings, train)
+        case "menu":
+            return _chosen(reference, measured, resolved, settings, train)
+        case _:
+            assert_never(settings.structures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """What a candidate's weights are trained on, and for how long."""
+
+    problem: Problem
+    epochs: int
+    folder: Path
+    progress: Progress
+    after_epoch: Callable[[int, float], None]
+
+
+def _relaxed(
+    reference: nn.Module,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    settings: LearnerSettings,
+    train: _Training,
+) -> Learned:
     """Learn structure and weights together, then the weights alone, and return the hard network.
 
     The rectangles are exact from the end of the learning on: what follows fine-tunes the hard
     structure, with the optimiser's moments kept, and hardening changes no number.
     """
     network, relaxation = relax(reference, measured, resolved, settings)
+    problem, total = train.problem, train.epochs * train.problem.steps_per_epoch
     network.to(problem.engine.device)
     team = problem.engine.team
-    total = epochs * problem.steps_per_epoch
     learner = Learner(
         relaxation,
         Constraint.of(resolved),
@@ -98,25 +181,87 @@ def learn(
     fit(
         network,
         problem,
-        Phase("learning", 0, epochs, epochs),
+        Phase("learning", 0, train.epochs, train.epochs),
         [*weight_groups(network, without=supports["params"]), supports],
-        checkpoint=folder / "checkpoint.safetensors",
-        progress=progress,
+        checkpoint=train.folder / "checkpoint.safetensors",
+        progress=train.progress,
         some_rest=True,  # supports, once the rectangles are exact
         before_step=learner.before_step,
         after_backward=after_backward,
         after_step=after_step,
-        after_epoch=after_epoch,
+        after_epoch=train.after_epoch,
     )
+    before = _validation_loss(network, problem)
     network.cpu()  # the rest is bookkeeping, number by number
+    spec, hard = exchanged(network, resolved, _hard_layers(relaxation, resolved))
+    after = _validation_loss(hard, problem)
+    _polish(hard, measured, problem)
+    return Learned(spec, hard, after - before)
+
+
+def _chosen(
+    reference: nn.Module,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    settings: LearnerSettings,
+    train: _Training,
+) -> Learned:
+    """Choose every structure at once, and fine-tune; what training spoils is not kept."""
+    problem = train.problem
+    if isinstance(problem.data.task, MatrixTask):
+        (p,) = measured.layers
+        best = best_fit(p.weight, p.layer, resolved, seed=problem.seed, progress=train.progress)
+        layers = {p.layer.name: best}
+    else:
+        static = settings.model_copy(update={"start_excess": 1.0, "group": 1})
+        _, relaxation = relax(reference, measured, resolved, static)
+        constraint = Constraint.of(resolved)
+        relaxed = tuple(relaxation.layers.values())
+        fill_groups(relaxed, constraint.weights, constraint.budget, pieces="ranks")
+        layers = _hard_layers(relaxation, resolved)
+    spec, network = exchanged(reference, resolved, layers)
+    start = copy.deepcopy(network.state_dict())
+    before = _validation_loss(network, problem)
+    fit(
+        network,
+        problem,
+        Phase("tuning", 0, train.epochs, train.epochs),
+        weight_groups(network),
+        checkpoint=train.folder / "checkpoint.safetensors",
+        progress=train.progress,
+        after_epoch=train.after_epoch,
+    )
+    if _validation_loss(network, problem) > before:
+        network.load_state_dict(start)
+    _polish(network, measured, problem)
+    return Learned(spec, network, 0.0)
+
+
+def _validation_loss(network: nn.Module, problem: Problem) -> float:
+    network.to(problem.engine.device)
+    return evaluate(network, problem.data, problem.data.validation)[0]
+
+
+def _hard_layers(relaxation: Relaxation, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
+    """Make every layer hard, with the budget used to its last step."""
     layers, constraint = tuple(relaxation.layers.values()), Constraint.of(resolved)
     for layer in layers:
         bake(layer)
     fill_merged(layers, constraint.weights, constraint.budget)
-    hard = {name: harden(layer) for name, layer in relaxation.layers.items()}
-    return exchanged(network, resolved, hard)
+    return {name: harden(layer) for name, layer in relaxation.layers.items()}
+
+
+def _polish(network: nn.Module, measured: Profile, problem: Problem) -> None:
+    """Descend to the nearest member of its structure, where the data are a single matrix."""
+    if isinstance(problem.data.task, MatrixTask):
+        (p,) = measured.layers
+        layer = network.get_submodule(p.layer.name)
+        assert isinstance(layer, StructuredLinear)
+        descend(layer.cpu(), p.weight, steps=POLISH)
 
 
 def learning_steps(settings: LearnerSettings, total: int) -> int:
-    """Return how many steps may change the structure; at least one, and one must fine-tune."""
+    """Return how many steps may change the structure; of a learner at least one, but not all."""
+    if settings.structures == "menu":
+        return 0
     return max(1, min(total - 1, round(settings.learning * total)))

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from models.structured.base import StructuredLinear
+from models.structured.build import empty_layer
 from models.structured.dense import DenseLinear
 from models.structured.gblr import GblrLinear
 from models.structured.low_rank import LowRankLinear
+from models.structured.sums import SumLinear
 from models.structures import Dense, Gblr, LowRank, Rectangle, Structure
 from search.relaxation import RelaxedLinear, inside
 
@@ -45,9 +47,42 @@ def merged_size(places: Mapping[tuple[Side, Side], Sequence[int]], group: int) -
     )
 
 
+def hard_size(layer: RelaxedLinear) -> int:
+    """Count the numbers of the hard layer; one that is dense has nothing beside it."""
+    places = merged(layer)
+    size = merged_size(places, layer.group)
+    area = layer.layer.rows * layer.layer.columns
+    return size if len(places) == 1 and size == area else size + layer.beside_size
+
+
 @torch.no_grad()
 def harden(layer: RelaxedLinear) -> StructuredLinear:
-    """Return the hard layer: groups on one rectangle are merged, dead ones are gone."""
+    """Return the hard layer: groups on one rectangle are merged, dead ones are gone.
+
+    With a live alternative it is a sum, or the alternative itself where no rectangle is left.
+    """
+    beside = layer.beside
+    if beside is not None and not merged(layer):
+        alone = empty_layer(
+            beside.spec,
+            rows=beside.rows,
+            columns=beside.columns,
+            bias=layer.bias is not None,
+            dtype=layer.row_factors.dtype,
+        )
+        alone.load_state_dict(beside.state_dict(), strict=False)
+        alone.set_bias(layer.bias)
+        return alone
+    terms = _harden_rectangles(layer, bias=layer.bias if beside is None else None)
+    if beside is None:
+        return terms
+    if isinstance(terms.spec, Dense):
+        whole = terms.to_dense() + beside.to_dense()
+        return DenseLinear.from_dense(whole, terms.spec, bias=layer.bias)
+    return SumLinear.of([terms, beside], bias=layer.bias)
+
+
+def _harden_rectangles(layer: RelaxedLinear, *, bias: Tensor | None) -> StructuredLinear:
     height, width = layer.layer.rows, layer.layer.columns
     factors, rectangles = [], []
     for (rows, columns), groups in merged(layer).items():
@@ -68,23 +103,27 @@ def harden(layer: RelaxedLinear) -> StructuredLinear:
             )
         )
     structure = simplest(tuple(rectangles), rows=height, columns=width)
-    return _layer(structure, factors, layer)
+    return _layer(structure, factors, rows=height, columns=width, bias=bias)
 
 
 def _layer(
-    structure: Structure, factors: Sequence[Factors], layer: RelaxedLinear
+    structure: Structure,
+    factors: Sequence[Factors],
+    *,
+    rows: int,
+    columns: int,
+    bias: Tensor | None,
 ) -> StructuredLinear:
-    rows, columns = layer.layer.rows, layer.layer.columns
     match structure:
         case Dense():
             ((row_factor, column_factor),) = factors
-            return DenseLinear.from_dense(row_factor @ column_factor, structure, bias=layer.bias)
+            return DenseLinear.from_dense(row_factor @ column_factor, structure, bias=bias)
         case LowRank():
             ((row_factor, column_factor),) = factors
-            return LowRankLinear.from_factors(row_factor, column_factor, bias=layer.bias)
+            return LowRankLinear.from_factors(row_factor, column_factor, bias=bias)
         case Gblr():
             return GblrLinear.from_factors(
-                structure, factors, rows=rows, columns=columns, bias=layer.bias
+                structure, factors, rows=rows, columns=columns, bias=bias
             )
         case _:
             raise AssertionError(structure.kind)

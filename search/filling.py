@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from search.budget import Pieces, group_cost, relaxed_cost
-from search.discretize import Side, canonical, merged, merged_size, positions
+from search.discretize import Side, canonical, hard_size, merged, merged_size, positions
 from search.relaxation import RelaxedLinear
 
 
@@ -71,8 +71,7 @@ def fill_merged(layers: Sequence[RelaxedLinear], weights: Sequence[int], budget:
         for layer in layers:
             _drop_redundant_terms(layer)
         slack = budget - sum(
-            weight * merged_size(merged(layer), layer.group)
-            for layer, weight in zip(layers, weights, strict=True)
+            weight * hard_size(layer) for layer, weight in zip(layers, weights, strict=True)
         )
         growths = [
             growth
@@ -93,7 +92,8 @@ def _growths(index: int, layer: RelaxedLinear, weight: int, slack: int) -> list[
     height, width = layer.layer.rows, layer.layer.columns
     places = merged(layer)
     whole = ((0, height), (0, width))
-    if list(places) == [whole]:
+    # Beside a live alternative terms may have to begin: its own next size costs no less.
+    if list(places) == [whole] or (not places and layer.beside is not None):
         return _one_more_rank(index, layer, weight, slack)
     size = merged_size(places, layer.group)
     growths = []
@@ -114,7 +114,8 @@ def _growths(index: int, layer: RelaxedLinear, weight: int, slack: int) -> list[
 def _one_more_rank(index: int, layer: RelaxedLinear, weight: int, slack: int) -> list[Growth]:
     """Let a low-rank layer gain one rank: of a group's terms that left, or a new one at zero."""
     height, width = layer.layer.rows, layer.layer.columns
-    rank = layer.group * len(merged(layer)[(0, height), (0, width)])
+    whole = ((0, height), (0, width))
+    rank = layer.group * len(merged(layer).get(whole, ()))
     before, after = (min(height * width, r * (height + width)) for r in (rank, rank + 1))
     cost = (after - before) * weight
     if not cost:
@@ -122,7 +123,7 @@ def _one_more_rank(index: int, layer: RelaxedLinear, weight: int, slack: int) ->
     if cost > slack:
         return [Growth(index, (), (0, height), (0, width), cost, 0)]
     _split_groups(layer)
-    alive = set(merged(layer)[(0, height), (0, width)])
+    alive = set(merged(layer).get(whole, ()))
     if len(alive) == layer.groups:
         _append_dead_term(layer)
     dead = [group for group in range(layer.groups) if group not in alive]

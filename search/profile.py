@@ -61,13 +61,24 @@ class LayerProfile:
 
     def errors(self, aware: Awareness) -> list[float]:
         """Return the expected harm of every rank from 0 up, comparable across layers."""
-        energies = self.terms(aware).energies
+        return self.harms(self.terms(aware), aware)
+
+    def harms(self, terms: Decomposition, aware: Awareness) -> list[float]:
+        """Return the same for the terms of what is left of the matrix beside something else."""
+        energies = terms.energies
         lost = F.pad(energies.flip(0).cumsum(0).flip(0), (0, 1))
         if aware == "answer":
             lost *= self.layer.tokens  # every token's movement moves the answers
         else:
-            lost *= self.sensitivity / lost[0].clamp(min=torch.finfo(lost.dtype).tiny)
+            whole = self.output_terms.energies.sum()
+            lost *= self.sensitivity / whole.clamp(min=torch.finfo(lost.dtype).tiny)
         return lost.tolist()
+
+    def decompose_rest(
+        self, rest: Float[Tensor, "rows columns"], aware: Awareness
+    ) -> Decomposition:
+        """Return the low-rank terms of another matrix in this one's place."""
+        return decompose(rest, self.second_moment, self.curvature if aware == "answer" else None)
 
 
 @dataclass(frozen=True, slots=True)

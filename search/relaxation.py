@@ -1,7 +1,8 @@
-"""Layers that exist only during a search: low-rank terms behind learnable rectangles.
+"""Layers that exist only during a search: low-rank terms behind rectangles, beside an alternative.
 
 Notation: a layer has `groups` rectangles of `group` rank-1 terms each. A support is the pair
 (width, location) of one side of a rectangle, in fractions of that side's length, cyclic.
+An alternative is a whole structured matrix A that is added to the terms' sum as long as it pays.
 """
 
 from collections.abc import Mapping
@@ -14,17 +15,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from models.spec import LayerSpec
+from models.structured.base import StructuredLinear
 from models.structured.mask import gaudi_mask, round_to_samples
 from models.structures.base import check_divides
 
 
 @final
 class RelaxedLinear(nn.Module):
-    """y = sum_k (row mask_k * U_k) (column mask_k * V_k)^T x + bias, every mask learnable."""
+    """y = (sum_k (row mask_k * U_k) (column mask_k * V_k)^T + gate A) x + bias.
+
+    Every mask is learnable; `alternative` is A, without a bias, and `alternative_size` what it
+    costs in numbers as the rectangles hold them.
+    """
 
     row_saliency: Tensor
     column_saliency: Tensor
     whole_saliency: Tensor
+    alternative_saliency: Tensor
+    lives: Tensor  # whether the alternative does
 
     def __init__(
         self,
@@ -34,6 +42,8 @@ class RelaxedLinear(nn.Module):
         bias: Float[Tensor, " rows"] | None,
         *,
         group: int,
+        alternative: StructuredLinear | None = None,
+        alternative_size: int = 0,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -54,12 +64,30 @@ class RelaxedLinear(nn.Module):
         self.register_buffer("whole_saliency", row_factors.new_zeros(self.groups))
         self.row_mask = row_factors.new_ones(self.groups, layer.rows)
         self.column_mask = row_factors.new_ones(self.groups, layer.columns)
+        self.alternative = alternative
+        self.alternative_size = alternative_size
+        self.gate = row_factors.new_ones(())
+        if alternative is not None:
+            self.register_buffer("alternative_saliency", row_factors.new_zeros(()))
+            self.register_buffer("lives", torch.ones((), dtype=torch.bool))
 
     def forward(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch rows"]:
-        """Multiply by the masked factors: two products, as for a low-rank layer."""
+        """Multiply by the masked factors, as for a low-rank layer, and by what stands beside."""
         columns = self.column_mask.repeat_interleave(self.group, 0) * self.column_factors
         rows = self.row_mask.repeat_interleave(self.group, 0).T * self.row_factors
-        return F.linear(F.linear(x, columns), rows, self.bias)
+        y = F.linear(F.linear(x, columns), rows, self.bias)
+        beside = self.beside
+        return y if beside is None else y + self.gate.to(y.dtype) * beside.product(x)
+
+    @property
+    def beside(self) -> StructuredLinear | None:
+        """The alternative, as long as it lives."""
+        return self.alternative if self.alternative is not None and bool(self.lives) else None
+
+    @property
+    def beside_size(self) -> int:
+        """What the alternative costs now, in numbers."""
+        return 0 if self.beside is None else self.alternative_size
 
     def rectangles(self) -> tuple[Int[Tensor, "groups 2"], Int[Tensor, "groups 2"]]:
         """Return (start, count) of every rectangle's rows and columns, rounded; dead ones 0."""
@@ -93,12 +121,19 @@ class Relaxation:
             self.refresh_masks()
 
     def mask_gradients(self) -> list[Tensor]:
-        """Return the gradients at the masks, as far as there are any."""
-        masks = [m for layer in self.layers.values() for m in (layer.row_mask, layer.column_mask)]
+        """Return the gradients at the masks and gates, as far as there are any."""
+        masks = [
+            mask
+            for layer in self.layers.values()
+            for mask in (layer.row_mask, layer.column_mask, layer.gate)
+        ]
         return [mask.grad for mask in masks if mask.grad is not None]
 
     def refresh_masks(self) -> None:
         """Compute every mask from its support; in training, differentiably."""
+        for layer in self.layers.values():
+            if layer.beside is not None:
+                layer.gate = _watched(torch.ones_like(layer.alternative_saliency))
         sides = [
             (layer, side, support, length)
             for layer in self.layers.values()

@@ -250,7 +250,7 @@ def _baseline(run: _Run) -> TrialOutcome:
     reference = load_reference(_reference_folder(run.history), run.resolved)
     settled = settle(reference.network, reference.profile, run.resolved)
     if family == "learned_low_rank":
-        return _complete(run, *_learned(run, reference, LEARNED_RANKS))
+        return _learned(run, reference, LEARNED_RANKS)
     if not settled.resolved.eligible:
         return _complete(run, *_tuned(run, reference, settled.whole, from_scratch=False))
     built = build_baseline(
@@ -284,14 +284,14 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
     if settings is None:
         return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
     reference = load_reference(_reference_folder(run.history), run.resolved)
-    return _complete(run, *_learned(run, reference, settings))
+    return _learned(run, reference, settings)
 
 
-def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Built:
+def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> TrialOutcome:
     """Learn a structure; a candidate that does worse than those before it is pruned."""
     settled = settle(reference.network, reference.profile, run.resolved)
     if not settled.resolved.eligible:  # rules bind all layers
-        return _tuned(run, reference, settled.whole, from_scratch=False)
+        return _complete(run, *_tuned(run, reference, settled.whole, from_scratch=False))
     problem = run.problem(reference, run.spec.training.tuning_rate)
     total = run.spec.compute.epochs * problem.steps_per_epoch
     curve: list[tuple[int, float]] = []
@@ -306,7 +306,7 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Buil
                 "of the candidates before it"
             )
 
-    return learn(
+    found = learn(
         settled.network,
         settled.profile,
         settled.resolved,
@@ -317,6 +317,10 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Buil
         progress=run.progress,
         after_epoch=compare if run.planned.kind == "candidate" else lambda _step, _loss: None,
     )
+    outcome = _complete(run, found.spec, found.network)
+    assert outcome.metrics is not None
+    outcome.metrics["hardening_gap"] = found.hardening_gap
+    return outcome
 
 
 def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:

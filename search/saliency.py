@@ -28,6 +28,9 @@ def observe_gradient(layer: RelaxedLinear, *, keep: float) -> None:
     layer.row_saliency.lerp_(cell_sums(rows, layer.row_cell).square(), 1 - keep)
     layer.column_saliency.lerp_(cell_sums(columns, layer.column_cell).square(), 1 - keep)
     layer.whole_saliency.lerp_(rows.sum(-1).square(), 1 - keep)
+    if layer.beside is not None:
+        assert layer.gate.grad is not None
+        layer.alternative_saliency.lerp_(layer.gate.grad.square(), 1 - keep)
     _keep_finite(layer)
 
 
@@ -47,11 +50,19 @@ def measure_curvature(layer: RelaxedLinear, p: LayerProfile) -> None:
     layer.row_saliency.copy_(tokens * _trace(row_parts, column_whole[:, None]))
     layer.column_saliency.copy_(tokens * _trace(column_parts, row_whole[:, None]))
     layer.whole_saliency.copy_(tokens * _trace(row_whole, column_whole))
+    if layer.beside is not None:
+        matrix = layer.beside.to_dense()
+        outputs = matrix @ p.second_moment.to(matrix.dtype)
+        moved = outputs if p.curvature is None else p.curvature.to(matrix.dtype) @ outputs
+        layer.alternative_saliency.copy_(tokens * (moved * matrix).sum().clamp(min=0))
     _keep_finite(layer)
 
 
 def _keep_finite(layer: RelaxedLinear) -> None:
-    for saliency in (layer.row_saliency, layer.column_saliency, layer.whole_saliency):
+    saliencies = [layer.row_saliency, layer.column_saliency, layer.whole_saliency]
+    if layer.alternative is not None:
+        saliencies.append(layer.alternative_saliency)
+    for saliency in saliencies:
         saliency.nan_to_num_(nan=LARGEST).clamp_(max=LARGEST)
 
 

@@ -18,10 +18,12 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
+from models.spec import Matrix
 from search.plan import PlannedTrial, first_candidate, last_known
-from search.spec import LearnerSettings, Sampler, SearchSpec, Space
+from search.spec import LearnerSettings, Sampler, SearchSpec, Space, StructuresName
 from search.trial import FinishedTrial
 
+TURNS: tuple[StructuresName, ...] = ("menu", "competing", "rectangles")  # of a single matrix
 STARTUP = 3  # candidates that are known before the sampler models and the pruner compares
 
 
@@ -29,6 +31,17 @@ def propose(
     spec: SearchSpec, planned: PlannedTrial, history: Sequence[FinishedTrial]
 ) -> LearnerSettings | None:
     """Propose a candidate's settings; a repeat gets those of the best, None if there is no best."""
+    found = _proposed(spec, planned, history)
+    if found is None or planned.repeat or found.structures != "auto":
+        return found
+    turn = planned.number - first_candidate(spec)
+    chosen = TURNS[turn % len(TURNS)] if isinstance(spec.model, Matrix) else "rectangles"
+    return found.model_copy(update={"structures": chosen})
+
+
+def _proposed(
+    spec: SearchSpec, planned: PlannedTrial, history: Sequence[FinishedTrial]
+) -> LearnerSettings | None:
     known = known_candidates(spec, planned, history)
     if planned.repeat:
         return _best(known)

@@ -59,6 +59,7 @@ MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform"]
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
+StructuresName = Literal["auto", "rectangles", "competing", "menu"]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 # Every trial is a row from the first moment on, and every epoch a point of its curves.
@@ -155,6 +156,10 @@ class Range(Spec):
 class LearnerSettings(Spec):
     """What gradient descent cannot learn: the hyper-parameters of one candidate.
 
+    `structures` is what a layer may become: `rectangles` alone; `competing`, with an alternative
+    beside them where the allocation finds that it pays; `menu`, the structure that is best before
+    training and stays. `auto` is rectangles in a network; of a single matrix the menu, competing
+    and rectangles, candidate by candidate.
     `start` is how the first low-rank terms are chosen and shared out: by what they do to the
     network's answers, to their layer's output, or to the output with the same share in every layer.
     `metric` is how a piece's saliency is measured when the cost has to fall.
@@ -162,6 +167,7 @@ class LearnerSettings(Spec):
     `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
     """
 
+    structures: StructuresName = "auto"
     start: StartName = "answer"
     start_excess: Annotated[float, Field(ge=1)] = 1.2
     group: PositiveInt = 1

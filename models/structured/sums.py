@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -37,6 +38,24 @@ class SumLinear(StructuredLinear[Sum]):
             plain_class(part)(part, rows=rows, columns=columns, bias=False, dtype=dtype)
             for part in structure.parts
         )
+
+    @staticmethod
+    def of(
+        parts: Sequence[StructuredLinear], *, bias: Float[Tensor, " rows"] | None
+    ) -> "SumLinear":
+        """The sum of copies of layers without biases, all of one shape."""
+        first = parts[0]
+        layer = SumLinear(
+            Sum(parts=tuple(part.spec for part in parts)),
+            rows=first.rows,
+            columns=first.columns,
+            bias=bias is not None,
+            dtype=next(first.parameters()).dtype,
+        )
+        for own, part in zip(layer.layers(), parts, strict=True):
+            own.load_state_dict(part.state_dict())
+        layer.set_bias(bias)
+        return layer
 
     def product(
         self, x: Float[Tensor, "*batch columns"], bias: Float[Tensor, " rows"] | None = None

@@ -15,7 +15,7 @@ from models.structured.mask import gaudi_mask
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 from search.allocate import Item, allocate
 from search.budget import Pieces, relaxed_cost, shrink_to
-from search.discretize import bake, harden, merged, merged_size, simplest
+from search.discretize import bake, hard_size, harden, merged, merged_size, simplest
 from search.filling import fill_groups, fill_merged
 from search.plan import planned_trials, prerequisites
 from search.relaxation import Relaxation, RelaxedLinear, inside, round_support, support_of
@@ -239,6 +239,7 @@ def relaxed_layers(draw: st.DrawFn) -> Layers:
             group=draw(st.sampled_from([1, 2, 4])),
             tokens=draw(st.sampled_from([1, 3])),
             seed=draw(st.integers(0, 10_000)),
+            beside=draw(st.booleans()),
         )
         for _ in range(draw(st.integers(1, 3)))
     ]
@@ -297,13 +298,13 @@ def test_any_target_is_reached_and_nothing_grows(
 def test_a_relaxed_cost_is_the_hard_cost_but_for_rectangles_that_are_merged(found: Layers) -> None:
     assert found.hard_cost <= found.cost
     assert found.hard_cost == sum(
-        weight * merged_size(merged(layer), layer.group)
-        for layer, weight in zip(found.layers, found.weights, strict=True)
+        weight * hard_size(layer) for layer, weight in zip(found.layers, found.weights, strict=True)
     )
     for layer, weight in zip(found.layers, found.weights, strict=True):
         places = merged(layer)
         if all(len(groups) == 1 for groups in places.values()):
-            assert relaxed_cost([layer], [weight]) == weight * merged_size(places, layer.group)
+            size = merged_size(places, layer.group) + layer.beside_size
+            assert relaxed_cost([layer], [weight]) == weight * size
 
 
 @given(relaxed_layers())
@@ -314,6 +315,19 @@ def test_a_hard_layer_answers_as_the_relaxed_one_with_exact_masks(found: Layers)
         x = torch.randn(3, layer.layer.columns, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
             torch.testing.assert_close(harden(layer)(x), layer(x), atol=1e-4, rtol=1e-4)
+
+
+@given(relaxed_layers())
+@settings(max_examples=30)
+def test_what_leaves_whole_takes_all_its_cost_with_it(found: Layers) -> None:
+    for layer, weight in zip(found.layers, found.weights, strict=True):
+        if layer.beside is None:
+            continue
+        before = relaxed_cost([layer], [weight])
+        layer.alternative_saliency.zero_()
+        shrink_to([layer], [weight], before - 1, pieces="rectangles")
+        assert layer.beside is None
+        assert relaxed_cost([layer], [weight]) == before - weight * layer.alternative_size
 
 
 @given(relaxed_layers())
@@ -387,6 +401,10 @@ def test_dead_groups_vanish(found: Layers) -> None:
         rows[:, 1] = 0
         layer.set_rectangles(rows, columns)
         hard = harden(layer)
+        if layer.beside is not None:
+            assert hard.spec == layer.beside.spec
+            assert torch.equal(hard.to_dense(), layer.beside.to_dense())
+            continue
         assert hard.spec == Gblr(rectangles=())
         assert torch.equal(hard.to_dense(), torch.zeros(layer.layer.rows, layer.layer.columns))
 

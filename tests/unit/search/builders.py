@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from models.networks.build import build_network
 from models.spec import LayerSpec, Mlp, dense_network
+from models.structured.build import build_layer
 from models.structures import BlockDiagonal, LowRank, Structure, Sum
+from search.alternatives import grows_by_ranks
 from search.data import Data
 from search.plan import PlannedTrial, TrialState
 from search.progress import Update
@@ -87,9 +89,19 @@ def mixed_matrix() -> Tensor:
 
 
 def relaxed(
-    rows: int, columns: int, *, groups: int, group: int = 1, tokens: int = 1, seed: int = 0
+    rows: int,
+    columns: int,
+    *,
+    groups: int,
+    group: int = 1,
+    tokens: int = 1,
+    seed: int = 0,
+    beside: bool = False,
 ) -> RelaxedLinear:
-    """A relaxed layer with everything in it drawn at random, supports and saliencies included."""
+    """A relaxed layer with everything in it drawn at random, supports and saliencies included.
+
+    With `beside`, two diagonal blocks stand beside the rectangles of a matrix that is large enough.
+    """
     noise = torch.Generator().manual_seed(seed)
     terms = groups * group
     layer = RelaxedLinear(
@@ -98,14 +110,26 @@ def relaxed(
         torch.randn(terms, columns, generator=noise),
         torch.randn(rows, generator=noise),
         group=group,
+        **(_beside(rows, columns, noise) if beside else {}),
     )
-    for saliency in (layer.row_saliency, layer.column_saliency, layer.whole_saliency):
+    saliencies = [layer.row_saliency, layer.column_saliency, layer.whole_saliency]
+    if layer.beside is not None:
+        saliencies.append(layer.alternative_saliency)
+    for saliency in saliencies:
         saliency.copy_(torch.rand(saliency.shape, generator=noise))
     layer.set_rectangles(
         _sides(groups, rows, noise),
         _sides(groups, columns, noise),
     )
     return layer
+
+
+def _beside(rows: int, columns: int, noise: torch.Generator) -> dict[str, Any]:
+    blocks, sides = BlockDiagonal(blocks=2), {"rows": rows, "columns": columns}
+    if not grows_by_ranks(blocks, **sides):
+        return {}
+    layer = build_layer(blocks, rows=rows, columns=columns, bias=False, generator=noise)
+    return {"alternative": layer, "alternative_size": blocks.mac_count(**sides)}
 
 
 def _sides(groups: int, length: int, noise: torch.Generator) -> Tensor:

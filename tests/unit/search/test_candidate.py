@@ -34,7 +34,7 @@ def learned(
     after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Built:
     folder.mkdir(exist_ok=True)
-    return learn(
+    found = learn(
         trained.reference.network,
         trained.reference.profile,
         trained.resolved,
@@ -45,6 +45,8 @@ def learned(
         progress=progress or Listener(),
         after_epoch=after_epoch,
     )
+    assert abs(found.hardening_gap) < 1e-5
+    return found.spec, found.network
 
 
 def same(one: Built, other: Built) -> bool:
@@ -94,6 +96,10 @@ def test_killed_between_fine_tuning_and_hardening_nothing_is_trained_again(
         LearnerSettings(metric="gradient", start_excess=1.0, group=3),
         LearnerSettings(schedule=1.0, learning=1.0),
         LearnerSettings(start_excess=100.0, learning=0.01),
+        LearnerSettings(structures="competing"),
+        LearnerSettings(structures="competing", metric="gradient", group=2, start_excess=2.0),
+        LearnerSettings(structures="competing", pieces="ranks", start="output"),
+        LearnerSettings(structures="menu"),
     ],
 )
 def test_any_settings_give_a_network_that_uses_the_budget_to_its_last_step(

@@ -38,7 +38,7 @@ def problem(trained: Trained, execution: Execution = PLAIN) -> Problem:
 
 def learned(trained: Trained, folder: Path, execution: Execution = PLAIN, **settings: Any) -> Built:
     folder.mkdir(exist_ok=True)
-    return learn(
+    found = learn(
         trained.reference.network,
         trained.reference.profile,
         trained.resolved,
@@ -48,6 +48,7 @@ def learned(trained: Trained, folder: Path, execution: Execution = PLAIN, **sett
         folder=folder,
         progress=Silent(),
     )
+    return found.spec, found.network
 
 
 def check_same(one: Built, other: Built) -> None:

@@ -32,7 +32,7 @@ from tests.unit.search.builders import (
 
 SPECS = {
     "digits": tiny(repeats=2),
-    "matrix": matrix_spec(),
+    "matrix": matrix_spec(space={"structures": ["low rank", "block diagonal"]}),
     "mixer": mixer_spec(),
     "text": text_spec(),
 }

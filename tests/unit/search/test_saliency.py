@@ -97,6 +97,30 @@ def test_curvature_saliency_is_how_far_the_answers_move_without_the_piece(
         )
 
 
+@pytest.mark.parametrize("with_curvature", [True, False])
+def test_an_alternative_is_worth_how_far_the_answers_move_without_it(with_curvature: bool) -> None:
+    layer = relaxed(20, 16, groups=2, tokens=3, beside=True)
+    p = layer_profile(layer, with_curvature=with_curvature)
+    measure_curvature(layer, p)
+    assert layer.beside is not None
+    expected = movement(layer.beside.to_dense().detach().double(), p)
+    assert float(layer.alternative_saliency) == pytest.approx(expected, rel=1e-4)
+
+
+def test_by_gradient_an_alternative_is_worth_the_square_of_its_first_order_loss() -> None:
+    layer = relaxed(20, 16, groups=2, beside=True)
+    network = torch.nn.Sequential(layer)
+    Relaxation(network, {"0": layer})
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
+    network(x).square().sum().backward()
+    layer.alternative_saliency.zero_()
+    observe_gradient(layer, keep=0.0)
+    assert layer.beside is not None
+    with torch.no_grad():
+        slope = (2 * layer(x) * layer.beside.product(x)).sum()
+    assert float(layer.alternative_saliency) == pytest.approx(float(slope) ** 2, rel=1e-4)
+
+
 def test_pieces_that_left_have_no_curvature_saliency() -> None:
     layer = relaxed(20, 16, groups=3)
     rows, columns = layer.rectangles()

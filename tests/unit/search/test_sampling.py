@@ -24,7 +24,8 @@ def candidate(number: int, repeat: int = 0) -> PlannedTrial:
 def test_the_first_candidate_gets_the_given_settings() -> None:
     given = LearnerSettings(group=3, shrink=0.7)
     spec = searched(space={"baselines": [], "learner": given})
-    assert propose(spec, candidate(1), []) == given
+    expected = given.model_copy(update={"structures": "rectangles"})  # which a network's are
+    assert propose(spec, candidate(1), []) == expected
 
 
 def test_the_same_history_gives_the_same_proposal() -> None:
