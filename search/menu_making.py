@@ -31,9 +31,9 @@ from search.spec import ResolvedSearch
 from search.training import stop_if_asked
 
 SIZES = 48  # of a nested kind on a menu, but for low rank: its ranks are all there
-ANCHORS = 6  # sizes of a nested kind that are measured; between them it is interpolated
+ANCHORS = (0.07, 0.2, 0.5)  # shares of dense at which a nested kind is measured, not interpolated
 NEGLIGIBLE = 1e-9  # an error of which no ratio can be told
-NEAR = 2.0  # what has to be fitted size by size is tried within this factor of a budget
+NEAR = 1.5  # what has to be fitted size by size is tried within this factor of a budget
 
 
 class Fit(Spec):
@@ -170,9 +170,11 @@ def _nested(ruler: "_Ruler", kind: Kind) -> list[Fit]:
     curve = error_curve(kind, ruler.p.weight, ruler.p.second_moment)
     if not len(curve.macs):
         return []
-    sizes = _spread(curve, SIZES)
+    dense = ruler.p.weight.numel()
+    anchors = sorted({int((curve.macs - share * dense).abs().argmin()) for share in ANCHORS})
+    measured = {index: ruler.measure(curve.structure(index)) for index in anchors}
+    sizes = sorted({*_spread(curve, SIZES), *anchors})
     bounds = [float(curve.errors[index]) for index in sizes]
-    measured = {index: ruler.measure(curve.structure(index)) for index in _spread(curve, ANCHORS)}
     errors = _in_proportion(curve, sizes, {i: fit.error for i, fit in measured.items()})
     moved: Sequence[float | None] = [None] * len(sizes)
     if ruler.curvature is not None:

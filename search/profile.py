@@ -31,6 +31,7 @@ from search.training import answers, divergence, pass_size, stop_if_asked, task_
 
 Awareness = Literal["output", "answer"]
 CALIBRATION = 1000  # training samples that the statistics are taken from
+RISE_SAMPLES = 250  # of them, for each layer's sensitivity: four times as many find the same
 PROJECTIONS = 2  # of every answer, for the curvature
 
 
@@ -83,10 +84,14 @@ class LayerProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The eligible layers of the reference, in their order, and what each may be made of."""
+    """The eligible layers of the reference, in their order, and what each may be made of.
+
+    `left_dense` has those that cannot be exchanged, each with the reason.
+    """
 
     layers: tuple[LayerProfile, ...]
     menu: Menu = field(default_factory=Menu)
+    left_dense: Mapping[str, str] = field(default_factory=dict)
 
     def allocate_ranks(
         self, resolved: ResolvedSearch, budget: int, aware: Awareness
@@ -123,13 +128,16 @@ def profile(
     the network does so on its device; what is found is on the CPU, for the decompositions are in
     double precision. Raises StoppedError between two layers.
     """
-    tensors = _statistics(network, data, resolved, progress, kept=kept)
+    left = not_exchangeable(network, resolved.eligible)
+    layers = [layer for layer in resolved.layers if layer.name not in left]
+    names = [layer.name for layer in layers]
+    tensors = _statistics(network, data, names, progress, kept=kept)
     rises = _Rises(network, data, kept=kept)
     share = resolved.budget / resolved.dense_cost
     profiles = []
-    for index, layer in enumerate(resolved.layers):
+    for index, layer in enumerate(layers):
         stop_if_asked(progress)
-        progress.report(Update("profile", index, len(resolved.layers), unit="layer"))
+        progress.report(Update("profile", index, len(layers), unit="layer"))
         module = dense_layer(network, layer.name)
         terms = _terms(f"{layer.name}.output", tensors)
         rank = max(1, int(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
@@ -137,13 +145,32 @@ def profile(
         rise = rises.of(layer.name, module, terms, rank)
         profiles.append(_restore(layer, module, tensors, max(rise, 1e-12) / max(error, 1e-6)))
     rises.keep()
-    return Profile(tuple(profiles))
+    return Profile(tuple(profiles), left_dense=left)
+
+
+def not_exchangeable(network: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """Say of the named layers which have to stay as they are, and why."""
+    holders: dict[int, list[str]] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        for value in module.parameters(recurse=False):
+            holders.setdefault(id(value), []).append(path)
+    found = {}
+    for name in names:
+        module = network.get_submodule(name)
+        others = {
+            path for value in module.parameters() for path in holders[id(value)] if path != name
+        }
+        if not isinstance(module, DenseLinear):
+            found[name] = f"it is a {type(module).__name__}, not a dense linear layer"
+        elif others:
+            found[name] = f"it shares its numbers with {', '.join(sorted(others))}"
+    return found
 
 
 def _statistics(
     network: nn.Module,
     data: Data,
-    resolved: ResolvedSearch,
+    names: Sequence[str],
     progress: Progress,
     *,
     kept: Path | None,
@@ -153,7 +180,6 @@ def _statistics(
     if file is not None and file.exists():
         return load_tensors(file)[0]
     inputs = data.calibration(CALIBRATION).inputs
-    names = [layer.name for layer in resolved.layers]
     moments = second_moments(network, names, inputs)
     curvatures: Mapping[str, Tensor] = {}
     if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
@@ -176,7 +202,7 @@ class _Rises:
 
     def __init__(self, network: nn.Module, data: Data, *, kept: Path | None) -> None:
         self.network, self.data = network, data
-        self.part = data.calibration(CALIBRATION)
+        self.part = data.calibration(RISE_SAMPLES)
         self.before: Tensor | None = None
         self.file = None if kept is None else kept / "rises.json"
         self.known: dict[str, float] = {}
@@ -275,7 +301,10 @@ def save_profile(path: Path, measured: Profile) -> None:
     for p in measured.layers:
         statistics = (p.second_moment, p.curvature, p.output_terms, p.answer_terms)
         tensors |= _layer_tensors(p.layer.name, *statistics)
-    notes = {"sensitivities": {p.layer.name: p.sensitivity for p in measured.layers}}
+    notes = {
+        "sensitivities": {p.layer.name: p.sensitivity for p in measured.layers},
+        "left_dense": dict(measured.left_dense),
+    }
     save_tensors(path, tensors, notes)
     write_text(_menu_file(path), measured.menu.model_dump_json())
 
@@ -288,8 +317,10 @@ def load_profile(path: Path, network: nn.Module, resolved: ResolvedSearch) -> Pr
         tuple(
             _restore(layer, dense_layer(network, layer.name), tensors, sensitivities[layer.name])
             for layer in resolved.layers
+            if layer.name in sensitivities
         ),
         Menu.model_validate_json(_menu_file(path).read_bytes()),
+        notes["left_dense"],
     )
 
 

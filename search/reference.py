@@ -23,6 +23,7 @@ from search.pace import choose
 from search.profile import (
     CALIBRATION,
     PROJECTIONS,
+    RISE_SAMPLES,
     Profile,
     dense_layer,
     load_profile,
@@ -129,7 +130,8 @@ def reference_key(spec: SearchSpec, *, threads: int, execution: Execution = PLAI
 
 def _profile_key(reference: str, resolved: ResolvedSearch) -> str:
     """Name what is known of some layers of a reference, whatever the budget."""
-    facts = [reference, resolved.eligible, CALIBRATION, PROJECTIONS]
+    samples = [CALIBRATION, RISE_SAMPLES, PROJECTIONS]
+    facts = [reference, resolved.eligible, samples]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

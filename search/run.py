@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -23,6 +23,7 @@ from search.measurement import measure
 from search.orders import Orders, start
 from search.pace import decided, load_execution
 from search.plan import PlannedTrial, planned_trials
+from search.profile_summary import summarise
 from search.progress import Progress, Update
 from search.reference import Reference, load_reference, make_reference, train_reference
 from search.report import Execution, Report
@@ -222,7 +223,9 @@ def _ended(
             outcome = _complete(run, run.resolved.network, network)
             assert outcome.metrics is not None
             outcome.metrics.update(_measured(load_execution(run.folder) or Execution()))
-            return outcome
+            measured = load_reference(run.folder, run.resolved).profile
+            profile = summarise(measured, run.resolved, [run.resolved.budget])
+            return replace(outcome, profile=profile)
         case "baseline":
             return _baseline(run)
         case "candidate":

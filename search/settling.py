@@ -1,6 +1,6 @@
-"""Layers that a rule binds, settled before anything is learned: what is left is an ordinary search.
+"""Layers that are settled before anything is learned: what is left is an ordinary search.
 
-They get the structures that the allocation over the whole menu chooses, in every trial.
+Those that a rule binds get what the allocation over the whole menu chooses, in every trial.
 """
 
 import copy
@@ -11,7 +11,8 @@ from torch import nn
 
 from models.cost import dense_cost, layer_weight
 from models.spec import NetworkSpec
-from models.structures import Structure
+from models.structures import Dense, Structure
+from search.menu import MenuAllocation
 from search.menu_making import build_item
 from search.profile import Profile
 from search.spec import ResolvedSearch
@@ -32,11 +33,15 @@ class Settled:
 
 
 def settle(reference: nn.Module, measured: Profile, resolved: ResolvedSearch) -> Settled:
-    """Exchange the layers that a rule binds, and take their cost off the budget."""
-    if not resolved.rules:
+    """Exchange the layers that a rule binds, and take their cost off the budget.
+
+    Those that cannot be exchanged stay as they are, and cost what they cost dense.
+    """
+    if not resolved.rules and not measured.left_dense:
         return Settled(resolved, reference, measured)
-    chosen = measured.menu.allocate(resolved, resolved.budget).items
-    network, structures, cost = copy.deepcopy(reference), dict[str, Structure](), 0
+    chosen = allocate_menu(measured, resolved, resolved.budget).items
+    network, cost = copy.deepcopy(reference), _left_dense_cost(measured, resolved)
+    structures: dict[str, Structure] = dict.fromkeys(measured.left_dense, Dense())
     for p in measured.layers:
         if p.layer.name in resolved.rules:
             item = chosen[p.layer.name]
@@ -47,8 +52,21 @@ def settle(reference: nn.Module, measured: Profile, resolved: ResolvedSearch) ->
         measured,
         layers=tuple(p for p in measured.layers if p.layer.name not in structures),
         menu=measured.menu.without(list(structures)),
+        left_dense={},
     )
     return Settled(_rest(resolved, structures, cost), network, left)
+
+
+def allocate_menu(measured: Profile, resolved: ResolvedSearch, budget: int) -> MenuAllocation:
+    """Choose every layer's item; `cost` includes the layers that cannot be exchanged."""
+    left = _left_dense_cost(measured, resolved)
+    found = measured.menu.allocate(resolved, budget - left)
+    return replace(found, cost=found.cost + left)
+
+
+def _left_dense_cost(measured: Profile, resolved: ResolvedSearch) -> int:
+    layers = [layer for layer in resolved.layers if layer.name in measured.left_dense]
+    return sum(dense_cost(layer, resolved.quantity) for layer in layers)
 
 
 def _rest(

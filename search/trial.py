@@ -6,6 +6,7 @@ from typing import Literal
 
 from models.spec import NetworkSpec
 from search.plan import PlannedTrial, TrialState
+from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import LearnerSettings
 
@@ -53,3 +54,4 @@ class TrialOutcome:
     network: NetworkSpec | None = None
     metrics: dict[str, float] | None = None
     report: Report | None = None
+    profile: ProfileReport | None = None

@@ -11,6 +11,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from models.spec import NetworkSpec
+from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import SearchSpec
 
@@ -170,6 +171,10 @@ class Client:
     def drawing(self, search_id: str, number: int) -> str:
         """The same as an SVG."""
         return self._request("GET", f"/v1/searches/{search_id}/trials/{number}/structure.svg").text
+
+    def profile(self, search_id: str) -> ProfileReport:
+        """What the search knew of its layers before anything was learned."""
+        return ProfileReport.model_validate(self._call("GET", f"/v1/searches/{search_id}/profile"))
 
     def report(self, search_id: str) -> Report:
         """The table that a search ends with."""

@@ -19,6 +19,13 @@ from models.forms import Form
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
 from search.plan import PlannedTrial
+from search.profile_report import (
+    AllocatedLayer,
+    AllocationReport,
+    MenuCurve,
+    ProfiledLayer,
+    ProfileReport,
+)
 from search.report import Report, ReportRow
 from search.spec import ResolvedSearch, SearchSpec, resolve
 from service import jobs
@@ -140,8 +147,60 @@ def play(service: Service, search_id: str, *, until: int | None = None) -> None:
                 "COMPLETE",
                 network=network,
                 metrics={"validation_loss": loss_of(claim.planned), "test_accuracy": 0.9},
+                profile=made_profile(resolved) if trial.kind == "reference" else None,
             )
         end(service, claim, ending)
+
+
+def made_profile(resolved: ResolvedSearch) -> ProfileReport:
+    """Rank 1 and dense on every menu, and the former chosen."""
+    layers, chosen = [], []
+    for layer in resolved.layers:
+        low, dense = layer.rows + layer.columns, layer.rows * layer.columns
+        curve = MenuCurve(
+            kind="low rank",
+            structures=("low rank, 1",),
+            macs=(layer.tokens * low,),
+            parameters=(low,),
+            errors=(0.25,),
+            harms=(0.5,),
+        )
+        layers.append(
+            ProfiledLayer(
+                name=layer.name,
+                rows=layer.rows,
+                columns=layer.columns,
+                tokens=layer.tokens,
+                sensitivity=2.0,
+                rule=None,
+                menu=(curve,),
+            )
+        )
+        chosen.append(
+            AllocatedLayer(
+                layer=layer.name,
+                kind="low rank",
+                structure=LowRank(rank=1),
+                cost=curve.macs[0],
+                share=low / dense,
+                error=0.25,
+                harm=0.5,
+            )
+        )
+    allocation = AllocationReport(
+        budget=resolved.budget,
+        cost=sum(one.cost for one in chosen),
+        harm=0.5 * len(chosen),
+        bound=0.5 * len(chosen),
+        layers=tuple(chosen),
+    )
+    return ProfileReport(
+        quantity=resolved.quantity,
+        dense_cost=resolved.dense_cost,
+        layers=tuple(layers),
+        allocations=(allocation,),
+        left_dense=(),
+    )
 
 
 def loss_of(planned: PlannedTrial) -> float:

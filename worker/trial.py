@@ -65,6 +65,7 @@ def _attempt(
         network=outcome.network,
         metrics=outcome.metrics,
         report=outcome.report,
+        profile=outcome.profile,
     )
     _end(claim, progress, settings, database, ending)
 

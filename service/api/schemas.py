@@ -50,7 +50,7 @@ class SearchAnswer(Answer):
     def links(self) -> dict[str, str]:
         """Where to go from here."""
         here = f"/v1/searches/{self.id}"
-        parts = ("trials", "events", "front", "artifacts", "report", "cancel")
+        parts = ("trials", "events", "front", "artifacts", "report", "profile", "cancel")
         return {
             "self": here,
             **{part: f"{here}/{part}" for part in parts},

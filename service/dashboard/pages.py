@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from models.cost import UNITS, Quantity, dense_cost, layer_cost
 from models.forms import Form
 from models.spec import LayerSpec
+from search.profile_report import ProfileReport
 from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
@@ -86,6 +87,10 @@ def search(request: Request, search_id: str) -> HTMLResponse:
             report: Report | None = jobs.report(session, search_id)
         except NotYetThere:
             report = None
+        try:
+            profile: ProfileReport | None = jobs.profile(session, search_id)
+        except NotYetThere:
+            profile = None
         shown = report.winner.number if report else view.best.number if view.best else None
         layers: Sequence[Layer] = ()
         if shown is not None:
@@ -93,7 +98,13 @@ def search(request: Request, search_id: str) -> HTMLResponse:
             forms = report.winner.forms if report else {}
             layers = _layers(network.layers, view.eligible, view.quantity, forms)
     return _page(
-        "search.html", search=view, trials=trials, report=report, shown=shown, layers=layers
+        "search.html",
+        search=view,
+        trials=trials,
+        report=report,
+        profile=profile,
+        shown=shown,
+        layers=layers,
     )
 
 

@@ -90,6 +90,7 @@ class SearchRow(Base):
     eligible: Mapped[list[str]]
     network: Mapped[Json] = mapped_column(deferred=True)
     report: Mapped[Json | None] = mapped_column(deferred=True)
+    profile: Mapped[Json | None] = mapped_column(deferred=True)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]

@@ -21,7 +21,15 @@ from service.jobs.reading import (
     list_trials,
 )
 from service.jobs.recovery import hints_due, recover
-from service.jobs.results import compare, dense_network, front, network, points, report
+from service.jobs.results import (
+    compare,
+    dense_network,
+    front,
+    network,
+    points,
+    profile,
+    report,
+)
 from service.jobs.submission import add_artifact, cancel, get_artifact, resolve_spec, submit
 from service.jobs.views import (
     ArtifactView,
@@ -83,6 +91,7 @@ __all__ = [
     "network",
     "note_worker",
     "points",
+    "profile",
     "recall",
     "record",
     "recover",

@@ -132,6 +132,8 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
         values["metrics"] = {name: finite(value) for name, value in ending.metrics.items()}
     if not move_trial(session, trial, ending.state, cause, **values):
         return False
+    if ending.profile is not None:
+        search.profile = ending.profile.model_dump(mode="json")
     if ending.report is not None:
         search.report = ending.report.model_dump(mode="json")
     advance(session, search, cause)

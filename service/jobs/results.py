@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from models.spec import NetworkSpec
 from search.plan import TrialKind
+from search.profile_report import ProfileReport
 from search.report import Report
 from service.db.tables import PointRow, SearchRow, TrialRow
 from service.errors import NotYetThere, QueryRefused, SearchNotFound, TrialNotFound
@@ -32,6 +33,14 @@ def report(session: Session, search_id: str) -> Report:
     if found is None:
         raise NotYetThere("the search has not been measured; its last trial makes the report")
     return Report.model_validate(found)
+
+
+def profile(session: Session, search_id: str) -> ProfileReport:
+    """What was known of the layers before anything was learned, or NotYetThere."""
+    found = _search(session, search_id).profile
+    if found is None:
+        raise NotYetThere("the search has no profile yet; its reference makes it")
+    return ProfileReport.model_validate(found)
 
 
 def points(

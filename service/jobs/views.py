@@ -7,6 +7,7 @@ from datetime import datetime
 from models.cost import Quantity
 from models.spec import NetworkSpec
 from search.plan import PlannedTrial, TrialKind, TrialState
+from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import BaselineName, LearnerSettings, SearchSpec
 from service.lifecycle import Reason, SearchState
@@ -243,3 +244,4 @@ class Ending:
     network: NetworkSpec | None = None
     metrics: Mapping[str, float] | None = None
     report: Report | None = None
+    profile: ProfileReport | None = None

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, final
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 
+from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import Dataset, SearchSpec
 from service import jobs
@@ -134,6 +135,20 @@ def front(search_id: str, session: Reading) -> FrontAnswer:
 def report(search_id: str, session: Reading) -> Report:
     """Give what was measured on the exported files."""
     return jobs.report(session, search_id)
+
+
+@router.get("/{search_id}/profile", response_model=ProfileReport)
+def profile(
+    search_id: str,
+    session: Reading,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Give each layer's menu, sensitivity and allocation; once there, they do not change."""
+    body = jobs.profile(session, search_id).model_dump_json()
+    tag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
+    if tag in (if_none_match or ""):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, headers={"ETag": tag}, media_type="application/json")
 
 
 def _accepted(body: str, search_id: str, status: int) -> Response:

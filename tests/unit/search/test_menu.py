@@ -1,12 +1,15 @@
 """Menus: what the items cost and spoil, and the exact choice among them under rules."""
 
+import copy
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from models.cost import Quantity, layer_cost
 from models.spec import LayerSpec
@@ -16,6 +19,9 @@ from models.structures import Dense, LowRank
 from models.structures.sizes import KINDS
 from search.menu import LayerMenu, Menu, MenuItem
 from search.menu_making import build_item, make_menu, near_shares
+from search.profile import not_exchangeable
+from search.profile_report import LeftDense
+from search.profile_summary import summarise
 from search.rules import Rule
 from search.run import Silent
 from search.settling import settle
@@ -56,9 +62,13 @@ def test_error_and_harm_are_those_of_the_layer_that_is_built(trained: Trained) -
             rest = p.weight.double() - build_item(p, item).to_dense().detach().double()
             error = output_error(rest, p.second_moment) / whole
             harm = p.layer.tokens * output_error(root @ rest, p.second_moment)
-            # Between sizes that were measured, both are interpolated.
-            assert float(error) == pytest.approx(item.error, rel=0.5, abs=1e-6), item
-            assert float(harm) == pytest.approx(item.harm, rel=0.5, abs=1e-6), item
+            # Between sizes that were measured both are interpolated: in blocks of 3 x 4, roughly.
+            assert float(error) == pytest.approx(item.error, rel=1, abs=1e-6), item
+            assert float(harm) == pytest.approx(item.harm, rel=1, abs=1e-6), item
+            if item.kind in ("dense", "low rank", "block diagonal", "Monarch, rank 1"):
+                assert float(error) == pytest.approx(item.error, rel=1e-3, abs=1e-6), item
+            if item.kind in ("dense", "low rank", "Monarch, rank 1"):
+                assert float(harm) == pytest.approx(item.harm, rel=1e-3, abs=1e-6), item
 
 
 def test_a_second_menu_for_another_budget_fits_only_what_is_new(
@@ -72,8 +82,8 @@ def test_a_second_menu_for_another_budget_fits_only_what_is_new(
 
 
 def test_sizes_are_fitted_one_by_one_near_the_budgets_only() -> None:
-    assert near_shares([20], 100) == (0.1, 0.15, 0.2, 0.3, 0.4)
-    assert near_shares([5, 60], 100) == (0.05, 0.07, 0.1, 0.3, 0.4, 0.5, 0.7)
+    assert near_shares([20], 100) == (0.15, 0.2, 0.3)
+    assert near_shares([5, 60], 100) == (0.05, 0.07, 0.4, 0.5, 0.7)
     assert near_shares([1], 100) == (0.05,)
 
 
@@ -176,3 +186,32 @@ def test_every_kind_can_be_on_a_menu(kind: str, trained: Trained, tmp_path: Path
     for item in menu.layers[0].items:
         assert item.error >= 0
         assert item.harm >= 0
+
+
+def test_layers_that_cannot_be_exchanged_are_left_dense_with_the_reason(trained: Trained) -> None:
+    tied = copy.deepcopy(trained.reference.network)
+    second = tied.get_submodule("layers.1")
+    tied.add_module("twin", copy.deepcopy(second))
+    tied.get_submodule("twin").weight = second.weight
+    tied.set_submodule("layers.0", nn.Linear(64, 16))
+    found = not_exchangeable(tied, ["layers.0", "layers.1", "head"])
+    assert found == {
+        "layers.0": "it is a Linear, not a dense linear layer",
+        "layers.1": "it shares its numbers with twin",
+    }
+
+
+def test_what_is_left_dense_is_paid_from_the_budget(trained: Trained) -> None:
+    whole, resolved = trained.reference.profile, trained.resolved
+    left = replace(
+        whole,
+        layers=whole.layers[:1],
+        menu=whole.menu.without(["layers.1"]),
+        left_dense={"layers.1": "it is tied"},
+    )
+    settled = settle(trained.reference.network, left, resolved)
+    assert settled.resolved.eligible == ("layers.0",)
+    assert settled.resolved.budget == resolved.budget - 12 * 16
+    told = summarise(left, resolved, [resolved.budget])
+    assert told.left_dense == (LeftDense(layer="layers.1", reason="it is tied"),)
+    assert told.allocations[0].cost <= resolved.budget

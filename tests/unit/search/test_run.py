@@ -15,6 +15,7 @@ from search.data import Data, load_data
 from search.evaluation import network_cost
 from search.forms import forms_file, load_choices, save_choices
 from search.plan import planned_trials
+from search.profile_report import ProfileReport
 from search.report import Report, ReportRow
 from search.run import SearchResult, run_search
 from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
@@ -271,6 +272,26 @@ def test_one_step_an_epoch_still_holds_the_budget(tmp_path: Path) -> None:
     )
     report = run_search(spec, folder=tmp_path, threads=1).report
     assert report.candidates[0].cost <= report.budget
+
+
+def test_the_reference_tells_the_profile(search: tuple[SearchSpec, SearchResult]) -> None:
+    spec, found = search
+    profile = found.outcomes[0].profile
+    assert profile is not None
+    assert ProfileReport.model_validate_json(profile.model_dump_json()) == profile
+    (allocation,) = profile.allocations
+    assert allocation.budget == found.report.budget
+    assert sum(layer.cost for layer in allocation.layers) == allocation.cost <= allocation.budget
+    assert allocation.bound <= allocation.harm * (1 + 1e-6)
+    assert {layer.name for layer in profile.layers} == set(found.report.eligible)
+    for layer, chosen in zip(profile.layers, allocation.layers, strict=True):
+        (curve,) = [curve for curve in layer.menu if curve.kind == chosen.kind]
+        assert len(curve.macs) <= 33
+        assert chosen.structure.in_words() in curve.structures
+    assert {curve.kind for layer in profile.layers for curve in layer.menu} <= {
+        "dense",
+        *spec.space.structures,
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 from safetensors.numpy import save
 
 from models.spec import NetworkSpec
+from models.structures import LowRank
+from search.profile_report import ProfileReport
 from search.report import Report
 from service import jobs
 from tests.serving import Service, begin, end, play, report_curve, serving
@@ -85,7 +87,7 @@ def test_a_structure_is_drawn_without_anything_that_runs(service: Service, searc
 
 def test_what_is_not_there_yet_is_404_with_the_reason(service: Service) -> None:
     waiting = service.submit()
-    for path in ("trials/0/structure", "trials/0/structure.svg", "report"):
+    for path in ("trials/0/structure", "trials/0/structure.svg", "report", "profile"):
         answer = service.http.get(f"/searches/{waiting}/{path}")
         assert answer.status_code == 404
         assert answer.json()["type"] == "urn:matnas:problem:not_yet_there"
@@ -128,6 +130,18 @@ def test_the_report_is_the_measurement(service: Service, search_id: str) -> None
     assert report.winner.number == 3
     assert report.winner.forms == {"layers.0": "dense", "layers.1": "sliced"}
     assert report.winner.run_dense == ("layers.0",)
+
+
+def test_the_profile_is_what_the_reference_told_of_its_layers(
+    service: Service, search_id: str
+) -> None:
+    answer = service.http.get(service.http.get(f"/searches/{search_id}").json()["links"]["profile"])
+    found = ProfileReport.model_validate(answer.json())
+    assert [layer.name for layer in found.layers] == ["layers.0", "layers.1"]
+    assert found.allocations[0].layers[0].structure == LowRank(rank=1)
+    tag = {"If-None-Match": answer.headers["ETag"]}
+    again = service.http.get(f"/searches/{search_id}/profile", headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
 
 
 def test_exported_files_are_downloaded_whole_in_part_and_once(

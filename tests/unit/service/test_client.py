@@ -44,6 +44,7 @@ def test_a_search_is_submitted_watched_and_read(
     assert last.best is not None
     assert [trial.number for trial in client.trials(search.id)] == [0, 1, 2, 3, 4, 5]
     assert client.report(search.id).winner.number == last.best.number
+    assert client.profile(search.id).allocations[0].layers
     assert client.structure(search.id, 3) == client.report(search.id).winner.network
     assert client.drawing(search.id, 3).startswith("<svg")
     file = next(file for file in client.files(search.id) if file.name == "network.safetensors")

@@ -35,7 +35,13 @@ def test_a_finished_search_shows_its_evidence_and_its_winner(service: Service) -
     search_id = service.submit(name="finished")
     play(service, search_id)
     page = service.http.get(f"/view/{search_id}").text
-    for words in ("uniform_low_rank", "The winner: candidate 3", "1 tile", "share of budget"):
+    for words in (
+        "uniform_low_rank",
+        "The winner: candidate 3",
+        "1 tile",
+        "share of budget",
+        "low rank, 1",
+    ):
         assert words in page
     assert page.count("run dense") == page.count("run sliced") == 1
     assert f"/v1/searches/{search_id}/trials/3/structure.svg" in page

@@ -1,0 +1,104 @@
+"""The profile of a search in the words of its report."""
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+
+from models.cost import Quantity, dense_cost
+from models.spec import LayerSpec
+from search.menu import LayerMenu, MenuAllocation, MenuItem
+from search.profile import LayerProfile, Profile
+from search.profile_report import (
+    AllocatedLayer,
+    AllocationReport,
+    LeftDense,
+    MenuCurve,
+    ProfiledLayer,
+    ProfileReport,
+)
+from search.settling import allocate_menu
+from search.spec import ResolvedSearch
+
+SIZES = 32  # of one kind that a reader is given
+
+
+def summarise(measured: Profile, resolved: ResolvedSearch, budgets: Sequence[int]) -> ProfileReport:
+    """Tell a profile, and its allocation under each budget.
+
+    Raises BudgetUnreachable where the menus, as they were made, admit no choice.
+    """
+    found = [(budget, allocate_menu(measured, resolved, budget)) for budget in budgets]
+    layers = []
+    for p, menu in zip(measured.layers, measured.menu.layers, strict=True):
+        chosen = [allocation.items[p.layer.name] for _, allocation in found]
+        layers.append(_layer(p, menu, chosen, resolved))
+    return ProfileReport(
+        quantity=resolved.quantity,
+        dense_cost=resolved.dense_cost,
+        layers=tuple(layers),
+        allocations=tuple(_allocation(b, one, measured, resolved.quantity) for b, one in found),
+        left_dense=tuple(LeftDense(layer=n, reason=r) for n, r in measured.left_dense.items()),
+    )
+
+
+def _layer(
+    p: LayerProfile, menu: LayerMenu, chosen: Sequence[MenuItem], resolved: ResolvedSearch
+) -> ProfiledLayer:
+    curves = [
+        _curve(p.layer, list(items), chosen)
+        for _, items in groupby(menu.items, key=lambda item: item.kind)
+    ]
+    return ProfiledLayer(
+        name=p.layer.name,
+        rows=p.layer.rows,
+        columns=p.layer.columns,
+        tokens=p.layer.tokens,
+        sensitivity=p.sensitivity,
+        rule=resolved.rules.get(p.layer.name),
+        menu=tuple(curves),
+    )
+
+
+def _curve(layer: LayerSpec, items: Sequence[MenuItem], chosen: Collection[MenuItem]) -> MenuCurve:
+    last = len(items) - 1
+    steps = {round(i * last / (SIZES - 1)) for i in range(SIZES)} if last >= SIZES else set()
+    kept = [item for i, item in enumerate(items) if last < SIZES or i in steps or item in chosen]
+    return MenuCurve(
+        kind=items[0].kind,
+        structures=tuple(item.structure.in_words() for item in kept),
+        macs=tuple(item.cost(layer, "macs") for item in kept),
+        parameters=tuple(item.parameters for item in kept),
+        errors=tuple(_short(item.error) for item in kept),
+        harms=tuple(_short(item.harm) for item in kept),
+    )
+
+
+def _allocation(
+    budget: int, found: MenuAllocation, measured: Profile, quantity: Quantity
+) -> AllocationReport:
+    layers = []
+    for p in measured.layers:
+        item = found.items[p.layer.name]
+        cost = item.cost(p.layer, quantity)
+        layers.append(
+            AllocatedLayer(
+                layer=p.layer.name,
+                kind=item.kind,
+                structure=item.structure,
+                cost=cost,
+                share=cost / dense_cost(p.layer, quantity),
+                error=item.error,
+                harm=item.harm,
+            )
+        )
+    return AllocationReport(
+        budget=budget,
+        cost=found.cost,
+        harm=found.harm,
+        bound=found.bound,
+        layers=tuple(layers),
+    )
+
+
+def _short(value: float) -> float:
+    """Six digits are enough to draw a curve."""
+    return float(f"{value:.6g}")
