@@ -1,7 +1,7 @@
 """What each part of the default learner is worth: the demonstration's search, parts exchanged.
 
-`python -m benchmarks.ablation [--quick]` prints one JSON line. All train for the same epochs, each
-seed from its own split and reference; the cost is the budget's for all.
+`python -m benchmarks.ablation [--quick] [--small]` prints one JSON line. All train for the same
+epochs, each seed from its own split and reference; the cost is the budget's for all.
 """
 
 import argparse
@@ -18,6 +18,12 @@ from search.spec import LearnerSettings, SearchSpec
 from search.training import evaluate
 from search.trial import FinishedTrial
 
+SMALL = {
+    "model": {"kind": "vit", "patch": 2, "width": 64, "depth": 2, "heads": 4},
+    "dataset": "digits",
+    "budget": {"ratio": 0.15},
+    "compute": {"epochs": 6, "reference_epochs": 30},
+}
 SPEC = Path(__file__).parents[1] / "examples" / "mnist_vit.json"
 DEFAULT = LearnerSettings()
 LEARNERS: dict[str, LearnerSettings | None] = {
@@ -30,6 +36,9 @@ LEARNERS: dict[str, LearnerSettings | None] = {
     "no proximal step": DEFAULT.model_copy(update={"shrink": 0.0}),
     "start by output": DEFAULT.model_copy(update={"start": "output"}),
     "start from 2 x the budget": DEFAULT.model_copy(update={"start_excess": 2.0}),
+    "competing alternatives": DEFAULT.model_copy(update={"structures": "competing"}),
+    "menu (nothing learned but weights)": DEFAULT.model_copy(update={"structures": "menu"}),
+    "from scratch": DEFAULT.model_copy(update={"start": "scratch", "start_excess": 2.0}),
 }
 REFERENCE = PlannedTrial(0, "reference")
 BASELINE = PlannedTrial(1, "baseline", "allocated_low_rank")
@@ -68,11 +77,13 @@ def main() -> None:
     """Run every learner for every seed, and print means and deviations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed and two learners")
+    parser.add_argument("--small", action="store_true", help="digits, and a smaller transformer")
+    parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     seeds = range(1) if arguments.quick else range(3)
-    names = list(LEARNERS)[:2] if arguments.quick else list(LEARNERS)
-    spec = SearchSpec.model_validate_json(SPEC.read_text())
+    names = list(LEARNERS)[:2] if arguments.quick else arguments.learners
+    spec = SearchSpec.model_validate(SMALL if arguments.small else json.loads(SPEC.read_text()))
     table: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as home:
         for name in names:

@@ -21,7 +21,8 @@ from search.gradient import Constraint, Learner
 from search.profile import Awareness, Profile
 from search.progress import Progress
 from search.relaxation import Relaxation, RelaxedLinear
-from search.spec import LearnerSettings, ResolvedSearch
+from search.scratch import relax_from_scratch, scratch_groups
+from search.spec import LearnerSettings, MetricName, ResolvedSearch
 from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
 
 POLISH = 1000  # steps of descent that a single matrix's candidate ends with
@@ -31,7 +32,7 @@ def starts(measured: Profile, resolved: ResolvedSearch, settings: LearnerSetting
     """Allocate the start's cost: alternatives where they compete, and whole groups of terms."""
     cost = min(int(settings.start_excess * resolved.budget), resolved.dense_cost)
     aware = awareness(settings)
-    if settings.structures in ("auto", "rectangles") or settings.start == "uniform":
+    if settings.structures in ("auto", "rectangles"):
         ranks = start_ranks(measured, resolved, settings)
         return [
             Start(Mixture(None, 0, p.terms(aware), p.errors(aware)), rank)
@@ -52,7 +53,7 @@ def start_ranks(
     match settings.start:
         case "answer" | "output":
             ranks, _ = measured.allocate_ranks(resolved, cost, settings.start)
-        case "uniform":
+        case "uniform" | "scratch":
             ranks = uniform_ranks(resolved, cost)
     return [
         _whole_groups(rank, layer, settings.group)
@@ -155,8 +156,14 @@ def _relaxed(
     The rectangles are exact from the end of the learning on: what follows fine-tunes the hard
     structure, with the optimiser's moments kept, and hardening changes no number.
     """
-    network, relaxation = relax(reference, measured, resolved, settings)
     problem, total = train.problem, train.epochs * train.problem.steps_per_epoch
+    from_scratch = settings.start == "scratch"
+    if from_scratch:
+        network, relaxation = relax_from_scratch(resolved, settings, seed=problem.seed)
+        # The reference's curvature says nothing of another network.
+        settings = settings.model_copy(update={"metric": _observable(settings.metric)})
+    else:
+        network, relaxation = relax(reference, measured, resolved, settings)
     network.to(problem.engine.device)
     team = problem.engine.team
     learner = Learner(
@@ -169,6 +176,11 @@ def _relaxed(
     )
     rate = settings.structural_rate * problem.rate
     supports = relaxation.structural_group(settings.structural_rate)
+    weights = (
+        scratch_groups(network, supports["params"], problem.recipe.weight_decay)
+        if from_scratch
+        else weight_groups(network, without=supports["params"])
+    )
 
     def after_backward(step: int) -> None:
         team.average(relaxation.mask_gradients())
@@ -182,7 +194,7 @@ def _relaxed(
         network,
         problem,
         Phase("learning", 0, train.epochs, train.epochs),
-        [*weight_groups(network, without=supports["params"]), supports],
+        [*weights, supports],
         checkpoint=train.folder / "checkpoint.safetensors",
         progress=train.progress,
         some_rest=True,  # supports, once the rectangles are exact
@@ -235,6 +247,10 @@ def _chosen(
         network.load_state_dict(start)
     _polish(network, measured, problem)
     return Learned(spec, network, 0.0)
+
+
+def _observable(metric: MetricName) -> MetricName:
+    return "gradient" if metric == "curvature" else metric
 
 
 def _validation_loss(network: nn.Module, problem: Problem) -> float:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.mask import gaudi_mask, round_to_samples
+from models.structured.trainable import TrainableLayer
 from models.structures.base import check_divides
 
 
 @final
-class RelaxedLinear(nn.Module):
+class RelaxedLinear(TrainableLayer):
     """y = (sum_k (row mask_k * U_k) (column mask_k * V_k)^T + gate A) x + bias.
 
     Every mask is learnable; `alternative` is A, without a bias, and `alternative_size` what it
@@ -88,6 +89,18 @@ class RelaxedLinear(nn.Module):
     def beside_size(self) -> int:
         """What the alternative costs now, in numbers."""
         return 0 if self.beside is None else self.alternative_size
+
+    def fan_ins(self) -> dict[str, float]:
+        """All terms; all columns."""
+        return {"row_factors": self.row_factors.shape[1], "column_factors": self.layer.columns}
+
+    def dense_fan_in(self) -> int:
+        """The columns."""
+        return self.layer.columns
+
+    def core_count(self) -> int:
+        """Two."""
+        return len(self.fan_ins())
 
     def rectangles(self) -> tuple[Int[Tensor, "groups 2"], Int[Tensor, "groups 2"]]:
         """Return (start, count) of every rectangle's rows and columns, rounded; dead ones 0."""

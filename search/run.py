@@ -295,7 +295,10 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Tria
     settled = settle(reference.network, reference.profile, run.resolved)
     if not settled.resolved.eligible:  # rules bind all layers
         return _complete(run, *_tuned(run, reference, settled.whole, from_scratch=False))
-    problem = run.problem(reference, run.spec.training.tuning_rate)
+    recipe = run.spec.training
+    from_scratch = settings.start == "scratch"
+    rate = recipe.learning_rate if from_scratch else recipe.tuning_rate
+    problem = run.problem(reference, rate)
     total = run.spec.compute.epochs * problem.steps_per_epoch
     curve: list[tuple[int, float]] = []
 

@@ -35,7 +35,8 @@ def propose(
     if found is None or planned.repeat or found.structures != "auto":
         return found
     turn = planned.number - first_candidate(spec)
-    chosen = TURNS[turn % len(TURNS)] if isinstance(spec.model, Matrix) else "rectangles"
+    learned = not isinstance(spec.model, Matrix) or found.start not in ("answer", "output")
+    chosen = "rectangles" if learned or found.metric == "uniform" else TURNS[turn % len(TURNS)]
     return found.model_copy(update={"structures": chosen})
 
 

@@ -56,7 +56,7 @@ BuiltBaseline = Literal[
 ]
 BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
 MetricName = Literal["curvature", "gradient", "uniform"]
-StartName = Literal["answer", "output", "uniform"]
+StartName = Literal["answer", "output", "uniform", "scratch"]
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 StructuresName = Literal["auto", "rectangles", "competing", "menu"]
@@ -161,7 +161,10 @@ class LearnerSettings(Spec):
     training and stays. `auto` is rectangles in a network; of a single matrix the menu, competing
     and rectangles, candidate by candidate.
     `start` is how the first low-rank terms are chosen and shared out: by what they do to the
-    network's answers, to their layer's output, or to the output with the same share in every layer.
+    network's answers, to their layer's output, or to the output with the same share in every layer;
+    `scratch` takes nothing from the reference but what is distilled: a network drawn anew, with the
+    published rectangles, that learns at `training.learning_rate` by the maximal-update rule, and
+    whose saliencies are of gradients.
     `metric` is how a piece's saliency is measured when the cost has to fall.
     sigma is in units of a mask's length; `structural_rate` multiplies the weights' learning rate;
     `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
@@ -181,6 +184,21 @@ class LearnerSettings(Spec):
     metric: MetricName = "curvature"
     gaudi: bool = True
 
+    @model_validator(mode="after")
+    def _alternatives_can_be_chosen(self) -> Self:
+        if self.structures in ("competing", "menu"):
+            if self.start not in ("answer", "output"):
+                raise ValueError(
+                    f"structures is {self.structures}, which chooses by what answers or outputs "
+                    f"miss; start is {self.start}, but must be answer or output"
+                )
+            if self.metric == "uniform":
+                raise ValueError(
+                    f"structures is {self.structures}, but the uniform metric shortens rectangles "
+                    "only; choose curvature or gradient"
+                )
+        return self
+
 
 class Space(Spec):
     """What the candidates are drawn from, and the plain families they must beat.
@@ -196,7 +214,7 @@ class Space(Spec):
         "learned_low_rank",
         "block_diagonal",
     )
-    starts: Annotated[tuple[StartName, ...], Field(min_length=1, max_length=3)] = ("answer",)
+    starts: Annotated[tuple[StartName, ...], Field(min_length=1, max_length=4)] = ("answer",)
     groups: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=100)] = (1, 2, 4)
     start_excess: Range = Range(low=1.05, high=1.3)
     sigma_start: Range = Range(low=0.02, high=0.3)

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from models.checkpoint import load_tensors
 from models.cost import layer_cost, layer_weight, smallest_step
 from search.baselines import Built
-from search.budget import group_cost
+from search.budget import group_cost, relaxed_cost
 from search.candidate import learn, learning_steps, relax, start_ranks
+from search.discretize import harden
+from search.gradient import Constraint
 from search.profile import rank_cost
 from search.progress import Progress
 from search.relaxation import round_support
+from search.scratch import relax_from_scratch
 from search.spec import LearnerSettings, StartName
 from search.training import Problem, StoppedError, evaluate
 from tests.unit.search.builders import Listener
@@ -100,6 +104,8 @@ def test_killed_between_fine_tuning_and_hardening_nothing_is_trained_again(
         LearnerSettings(structures="competing", metric="gradient", group=2, start_excess=2.0),
         LearnerSettings(structures="competing", pieces="ranks", start="output"),
         LearnerSettings(structures="menu"),
+        LearnerSettings(start="scratch"),
+        LearnerSettings(start="scratch", metric="uniform", start_excess=3.0, group=2),
     ],
 )
 def test_any_settings_give_a_network_that_uses_the_budget_to_its_last_step(
@@ -176,6 +182,59 @@ def test_a_full_start_answers_as_the_reference(trained: Trained, start: StartNam
         close = (network(inputs) - trained.reference.network(inputs)).abs().mean()
         scale = trained.reference.network(inputs).abs().mean()
     assert close < 0.5 * scale
+
+
+def test_from_scratch_nothing_is_taken_from_the_reference_and_yet_it_learns(
+    trained: Trained, tmp_path: Path
+) -> None:
+    losses: list[float] = []
+    settings = LearnerSettings(start="scratch", start_excess=2.0)
+    problem = Problem(trained.data, None, trained.spec.training, 0.02, seed=2)
+    learn(
+        trained.reference.network,
+        trained.reference.profile,
+        trained.resolved,
+        settings,
+        problem,
+        epochs=30,
+        folder=tmp_path,
+        progress=Listener(),
+        after_epoch=lambda _, loss: losses.append(loss),
+    )
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("excess", [1.0, 2.0, 100.0])
+@pytest.mark.parametrize("group", [1, 3])
+def test_the_start_from_scratch_keeps_the_variance_and_costs_what_the_excess_says(
+    trained: Trained, excess: float, group: int
+) -> None:
+    settings = LearnerSettings(start="scratch", start_excess=excess, group=group)
+    resolved = trained.resolved
+    network, relaxation = relax_from_scratch(resolved, settings, seed=3)
+    constraint = Constraint.of(resolved)
+    cost = relaxed_cost(tuple(relaxation.layers.values()), constraint.weights)
+    assert cost == pytest.approx(min(excess * resolved.budget, resolved.dense_cost), rel=0.25)
+    for layer in relaxation.layers.values():
+        matrix = harden(layer).to_dense().detach()
+        assert float(matrix.square().mean() * layer.layer.columns) == pytest.approx(1, rel=1e-3)
+    head = network.get_submodule("head")
+    assert not any(p.any() for p in head.parameters()), "the readout begins at zero"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"start": "scratch"}, "start is scratch, but must be answer or output"),
+        ({"metric": "uniform"}, "choose curvature or gradient"),
+    ],
+)
+@pytest.mark.parametrize("way", ["competing", "menu"])
+def test_alternatives_are_refused_where_nothing_could_choose_them(
+    way: str, changes: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        LearnerSettings.model_validate({"structures": way} | changes)
 
 
 def test_at_least_one_step_learns_and_one_fine_tunes() -> None:
