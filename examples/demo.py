@@ -118,7 +118,7 @@ def table(report: Report) -> dict[str, object]:
 def show(report: Report, console: Console, home: Path) -> None:
     """End with what was found, and where it is."""
     console.print(terminal.report_table(report))
-    console.print(terminal.layers_table(report))
+    console.print(terminal.layers_table(report, report.winner))
     console.print(f"the table:    {home / 'demo.json'}")
     console.print(f"the picture:  {home / 'structure.svg'}")
     console.print(f"the network:  {home / 'network'}")

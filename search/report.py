@@ -41,12 +41,16 @@ class ReportRow(Spec):
     fastest here: `forms` has those of the layers with a structure, in the network's order. Costs
     are of the structure all the same. The cost is in the budget's quantity; `smallest_step` is the
     least that could have been added to it. With repeats, the deviation is over the seeds of the
-    validation loss.
+    validation loss. `exceeds` names the ceilings of the search that it does not keep: then it never
+    wins.
     """
 
     number: int
     name: str
     kind: TrialKind
+    budget_index: int | None = None  # neither the reference, nor where it is drawn
+    budget: int | None = None
+    exceeds: tuple[str, ...] = ()
     validation_loss: float
     validation_accuracy: float | None
     test_loss: float | None
@@ -82,9 +86,39 @@ class ReportRow(Spec):
         return tuple(name for name, form in self.forms.items() if form == "dense")
 
 
+class BudgetResult(Spec):
+    """What was found under one budget: the numbers of its best candidate and of its winner."""
+
+    index: int
+    share: float
+    budget: int
+    budget_macs: int
+    best_candidate: int | None
+    winner: int | None
+
+
+class Importance(Spec):
+    """What a hyper-parameter mattered under one budget: two shares of 1 over all that were drawn.
+
+    `fanova` is of the variance of the validation loss; `ped_anova` of how the best quarter of the
+    candidates differs from all of them.
+    """
+
+    budget_index: int
+    name: str
+    fanova: float
+    ped_anova: float
+
+
 class Report(Spec):
     """The evidence of a search: what was found beside every plain choice at the same budget.
 
+    Where nothing keeps the search's limits, the reference stands for the winner.
+    With several budgets, `budget` is the largest; `best_candidate` and `winner` are those of all
+    budgets, and `results` has each budget's own. `front` numbers the networks that no other beats
+    in validation loss, share of the dense cost and latency at once, the reference included, and
+    `hypervolume` is what they cover of these three up to `reference_point`, a tenth above the worst
+    of the table. Reports from before these were measured have none.
     `other_load` is the share of the machine that other processes used while latency was measured.
     """
 
@@ -103,3 +137,23 @@ class Report(Spec):
     candidates: tuple[ReportRow, ...]
     best_candidate: ReportRow | None
     winner: ReportRow
+    results: tuple[BudgetResult, ...] = ()
+    front: tuple[int, ...] = ()
+    reference_point: tuple[float, float, float] | None = None
+    hypervolume: float | None = None
+    importances: tuple[Importance, ...] = ()
+
+    @property
+    def rows(self) -> tuple[ReportRow, ...]:
+        """The whole table."""
+        return (self.reference, *self.baselines, *self.candidates)
+
+    @property
+    def winners(self) -> frozenset[int]:
+        """The numbers of all budgets' winners."""
+        found = {result.winner for result in self.results if result.winner is not None}
+        return frozenset(found or {self.winner.number})
+
+    def budget_of(self, row: ReportRow) -> int:
+        """The budget that held for a network."""
+        return row.budget or self.budget

@@ -1,6 +1,6 @@
 """What a user may demand of single layers, and the least that a layer then costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Annotated, Literal, Self
@@ -16,6 +16,7 @@ from models.structures.sizes import Kind, largest_within, saves
 MenuKind = Literal["dense"] | Kind
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
 
 
 class RuleRefused(ValueError):
@@ -56,6 +57,17 @@ class Rule(Spec):
         return int((self.at_most or 1.0) * dense_cost(layer, quantity) + 1e-6)
 
 
+class Layers(Spec):
+    """Which layers are searched, by shell-style patterns; nothing included means the default.
+
+    `rules` bind some of them; their cost counts as that of the others does.
+    """
+
+    include: Patterns = ()
+    exclude: Patterns = ()
+    rules: Annotated[tuple[Rule, ...], Field(max_length=100)] = ()
+
+
 def rules_by_layer(
     rules: Sequence[Rule],
     layers: Sequence[LayerSpec],
@@ -83,6 +95,30 @@ def rules_by_layer(
                 found[layer.name] = rule
                 break
     return found
+
+
+def least_costs(
+    layers: Sequence[LayerSpec],
+    rules: Mapping[str, Rule],
+    quantity: Quantity,
+    structures: Sequence[Kind],
+) -> dict[str, int]:
+    """Return what each layer costs at least: rank 1, or the smallest that its rule admits."""
+    least = {}
+    for layer in layers:
+        rule = rules.get(layer.name)
+        found = rule and smallest_cost(layer, rule.kinds(structures), quantity)
+        least[layer.name] = found or layer_weight(layer, quantity) * (layer.rows + layer.columns)
+    return least
+
+
+def in_the_way(least: Mapping[str, int], rules: Mapping[str, Rule]) -> str:
+    """Say what makes the layers cost at least that much, to be followed by the sum."""
+    if not rules:
+        return f"rank 1 in all {len(least)} eligible layers costs"
+    dearest = sorted(rules, key=lambda name: -least[name])[:3]
+    named = ", ".join(f"{name} at least {least[name]:,}" for name in dearest)
+    return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
 
 
 def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Quantity) -> int | None:

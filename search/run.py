@@ -11,25 +11,34 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from models.checkpoint import save_network
+from models.checkpoint import load_network, load_spec, save_network
 from models.spec import MatrixTask, NetworkSpec
 from search.baselines import LEARNED_RANKS, Built, build_baseline
 from search.candidate import learn, learning_steps
 from search.compute import DeviceMissing, Engine, find_device, place
 from search.data import Data, load_data
-from search.evaluation import network_cost
+from search.evaluation import deployed, latency, network_cost
 from search.fetch import FOLDER, DataMissing
+from search.forms import forms_file
 from search.measurement import measure
 from search.orders import Orders, start
 from search.pace import decided, load_execution
 from search.plan import PlannedTrial, planned_trials
 from search.profile_summary import summarise
 from search.progress import Progress, Update
+from search.pruning import should_prune
 from search.reference import Reference, load_reference, make_reference, train_reference
 from search.report import Execution, Report
-from search.sampling import propose, should_prune
+from search.sampling import propose
 from search.settling import settle
-from search.spec import BudgetUnreachable, LearnerSettings, ResolvedSearch, SearchSpec, resolve
+from search.spec import (
+    BudgetUnreachable,
+    LearnerSettings,
+    ResolvedSearch,
+    SearchSpec,
+    SpecError,
+    resolve,
+)
 from search.team import Alone, Dismissed, Several, Team, joining, leading
 from search.training import (
     NotFiniteError,
@@ -41,6 +50,7 @@ from search.training import (
     weight_groups,
 )
 from search.trial import FinishedTrial, TrialOutcome
+from search.warm import EarlierCandidate
 
 
 class _PrunedError(Exception):
@@ -190,10 +200,12 @@ def _prepared(
         return Several(rank, size, device=device, meeting=meeting)
 
     data = load_data(spec, orders.uploads, orders.fetched)
-    matrix = data.task if isinstance(data.task, MatrixTask) else None
+    resolved = resolve(spec, matrix=data.task if isinstance(data.task, MatrixTask) else None)
+    if orders.planned.kind in ("baseline", "candidate"):
+        resolved = resolved.under(orders.planned.budget_index)
     return _Run(
         spec=spec,
-        resolved=resolve(spec, matrix=matrix),
+        resolved=resolved,
         planned=orders.planned,
         history=history,
         data=place(data, device),
@@ -229,7 +241,11 @@ def _ended(
         case "baseline":
             return _baseline(run)
         case "candidate":
-            return _candidate(run, settings)
+            outcome = _candidate(run, settings)
+            wants_latency = run.spec.limits.latency_ratio is not None
+            if outcome.metrics and (wants_latency or "latency" in run.spec.objectives):
+                outcome.metrics["latency_ratio"] = _latency_ratio(run, cache, threads=threads)
+            return outcome
         case "measurement":
             report = measure(
                 run.spec,
@@ -286,6 +302,8 @@ def _tuned(run: _Run, reference: Reference, built: Built, *, from_scratch: bool)
 def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
     if settings is None:
         return TrialOutcome("FAILED", "error", "no candidate was completed that could be repeated")
+    if settings.share is not None:
+        run = replace(run, resolved=run.resolved.within(settings.share))
     reference = load_reference(_reference_folder(run.history), run.resolved)
     return _learned(run, reference, settings)
 
@@ -308,8 +326,8 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Tria
         curve.append((step, loss))
         if step < total and should_prune(run.spec, run.planned, run.history, curve):
             raise _PrunedError(
-                f"its validation loss of {loss:.4f} after step {step} is above the median "
-                "of the candidates before it"
+                f"its validation loss of {loss:.4f} after step {step} is too high beside "
+                f"the candidates before it (pruner {run.spec.sampler.pruner})"
             )
 
     found = learn(
@@ -329,6 +347,17 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Tria
     return outcome
 
 
+def _latency_ratio(run: _Run, cache: Path, *, threads: int) -> float:
+    """Measure the exported network as the last trial will, deployed and beside the dense one."""
+    folders = run.folder / "export", _reference_folder(run.history) / "export"
+    network, dense = (load_network(folder).to(run.device) for folder in folders)
+    inputs, generator = run.data.validation.inputs, torch.Generator().manual_seed(run.seed)
+    lock, kept = cache / "latency.lock", forms_file(run.spec, cache=cache, threads=threads)
+    exported = load_spec(run.folder / "export")
+    fast = deployed(network, exported, inputs, lock=lock, kept=kept, generator=generator)
+    return latency(fast.network, dense, inputs, lock=lock).over_dense.ratio
+
+
 def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:
     save_network(run.folder / "export", exported, network)
     loss, accuracy = evaluate(network.to(run.device), run.data, run.data.validation)
@@ -336,6 +365,7 @@ def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutc
     metrics: dict[str, float] = {
         "validation_loss": loss,
         "cost": cost.cost,
+        **({"budget": run.resolved.budget} if run.planned.kind != "reference" else {}),
         "macs": cost.macs,
         "parameters": cost.parameters,
         "network_macs": cost.network_macs,
@@ -364,11 +394,15 @@ def _reference_folder(history: Sequence[FinishedTrial]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The evidence, every trial's outcome by number, and where the exported networks lie."""
+    """The evidence, every trial's outcome by number, and where the exported networks lie.
+
+    `history` is what later trials, and later searches, may know of its trials.
+    """
 
     report: Report
     outcomes: dict[int, TrialOutcome]
     folders: dict[int, Path]
+    history: tuple[FinishedTrial, ...]
 
 
 def run_search(
@@ -379,17 +413,26 @@ def run_search(
     threads: int | None = None,
     progress: Progress | None = None,
     fetched: Path = FOLDER,
+    earlier: Sequence[EarlierCandidate] | None = None,
 ) -> SearchResult:
     """Run a whole search in this process, trial after trial; `folder` keeps files and cache.
+
+    `earlier` are the candidates it is warm-started with (see `search.warm.inherited`).
 
     Raises SpecError where the spec can never work, StoppedError when told to stop, and
     RuntimeError, with its sentence, when the reference or the measurement failed.
     """
+    if spec.warm_start is not None and earlier is None:
+        raise SpecError(
+            "warm_start", "names a search of the service; without it, give candidates as `earlier`"
+        )
     history: list[FinishedTrial] = []
     outcomes: dict[int, TrialOutcome] = {}
     for planned in planned_trials(spec):
         recorder = _Recorder(progress or Silent())
-        settings = propose(spec, planned, history) if planned.kind == "candidate" else None
+        settings = None
+        if planned.kind == "candidate":
+            settings = propose(spec, planned, history, earlier or ())
         place = folder / "trials" / str(planned.number)
         outcome = run_trial(
             spec,
@@ -410,11 +453,20 @@ def run_search(
             raise RuntimeError(f"the {planned.kind} failed: {outcome.sentence}")
         loss = (outcome.metrics or {}).get("validation_loss")
         history.append(
-            FinishedTrial(planned, outcome.state, settings, loss, tuple(recorder.curve), place)
+            FinishedTrial(
+                planned,
+                outcome.state,
+                settings,
+                loss,
+                tuple(recorder.curve),
+                place,
+                outcome.metrics or {},
+            )
         )
     report = outcomes[planned.number].report
     assert report is not None
-    return SearchResult(report, outcomes, {t.planned.number: t.folder for t in history if t.folder})
+    folders = {t.planned.number: t.folder for t in history if t.folder}
+    return SearchResult(report, outcomes, folders, tuple(history))
 
 
 class Silent:

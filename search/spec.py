@@ -1,7 +1,6 @@
 """What a search is: model, data, budget, compute, space, sampler and seed, as one frozen value."""
 
 import math
-from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal, Self
 
@@ -14,7 +13,13 @@ from pydantic import (
     model_validator,
 )
 
-from models.cost import UNITS, Quantity, dense_cost, layer_weight
+from models.cost import (
+    UNITS,
+    Quantity,
+    dense_cost,
+    network_macs,
+    network_parameters,
+)
 from models.frozen import Spec
 from models.spec import (
     Gpt,
@@ -29,8 +34,18 @@ from models.spec import (
     default_layers,
     dense_network,
 )
+from models.structures import LowRank
 from models.structures.sizes import KINDS, Kind
-from search.rules import Fraction, Pattern, Rule, RuleRefused, rules_by_layer, smallest_cost
+from search.rules import (
+    Fraction,
+    Layers,
+    Rule,
+    RuleRefused,
+    in_the_way,
+    least_costs,
+    rules_by_layer,
+)
+from search.sampler import GRID_LIMIT, Limits, Sampler
 
 ImageDataset = Literal["digits", "mnist-5k", "fashion-mnist"]
 Dataset = Literal[ImageDataset, "state-of-the-union"]
@@ -60,7 +75,8 @@ StartName = Literal["answer", "output", "uniform", "scratch"]
 Device = Literal["cpu", "cuda", "mps"]
 Precision = Literal["float32", "bfloat16"]
 StructuresName = Literal["auto", "rectangles", "competing", "menu"]
-Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
+Objective = Literal["validation_loss", "cost", "latency"]
+SearchId = Annotated[str, Field(pattern=r"^srch_[0-9a-f]{32}$")]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
 # Every trial is a row from the first moment on, and every epoch a point of its curves.
 Epochs = Annotated[int, Field(gt=0, le=100_000)]
@@ -80,17 +96,32 @@ class BudgetUnreachable(SpecError):
 
 
 class Budget(Spec):
-    """What the eligible layers may cost, as a share of their dense cost or as a number."""
+    """What the eligible layers may cost, as a share of their dense cost or as a number.
+
+    `ratios` are several budgets of one search, which share its reference and profile: each has its
+    own baselines, candidates (as many as `compute.trials` says) and repeats.
+    """
 
     quantity: Quantity = "macs"
     ratio: Fraction | None = None
+    ratios: Annotated[tuple[Fraction, ...], Field(min_length=2, max_length=8)] | None = None
     absolute: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.ratio is None) == (self.absolute is None):
-            raise ValueError("give either ratio or absolute")
+        given = [one for one in (self.ratio, self.ratios, self.absolute) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of ratio, ratios and absolute")
+        if self.ratios and len(set(self.ratios)) < len(self.ratios):
+            raise ValueError("ratios names a share twice")
         return self
+
+    def costs(self, dense: int) -> tuple[int, ...]:
+        """Return what each budget comes to where the eligible layers cost `dense`."""
+        if self.absolute is not None:
+            return (self.absolute,)
+        # A number that the ratio means exactly may come out a little below itself.
+        return tuple(int(ratio * dense + 1e-6) for ratio in self.ratios or (self.ratio or 0.0,))
 
 
 class Compute(Spec):
@@ -129,17 +160,6 @@ class Training(Spec):
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
-class Layers(Spec):
-    """Which layers are searched, by shell-style patterns; nothing included means the default.
-
-    `rules` bind some of them; their cost counts as that of the others does.
-    """
-
-    include: Patterns = ()
-    exclude: Patterns = ()
-    rules: Annotated[tuple[Rule, ...], Field(max_length=100)] = ()
-
-
 class Range(Spec):
     """The interval a number is drawn from."""
 
@@ -168,6 +188,8 @@ class LearnerSettings(Spec):
     `metric` is how a piece's saliency is measured when the cost has to fall.
     sigma is in units of a mask's length; `structural_rate` multiplies the weights' learning rate;
     `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
+    `share` is the budget's share of the dense cost where the search has several objectives, and
+    draws it.
     """
 
     structures: StructuresName = "auto"
@@ -183,6 +205,7 @@ class LearnerSettings(Spec):
     pieces: Literal["ranks", "rectangles"] = "rectangles"
     metric: MetricName = "curvature"
     gaudi: bool = True
+    share: Fraction | None = None
 
     @model_validator(mode="after")
     def _alternatives_can_be_chosen(self) -> Self:
@@ -265,15 +288,14 @@ class Space(Spec):
         }
 
 
-class Sampler(Spec):
-    """Which of Optuna's samplers and pruners propose and stop the candidates."""
-
-    name: Literal["tpe", "random"] = "tpe"
-    pruner: Literal["median", "none"] = "median"
-
-
 class SearchSpec(Spec):
-    """One search. The same spec and seed give the same structures on the same machine."""
+    """One search. The same spec and seed give the same structures on the same machine.
+
+    With several `objectives` each candidate's budget is drawn between the lowest and the highest of
+    `budget.ratios`, the sampler looks for the whole front, and nothing is pruned.
+    `warm_start` is the id of a search that has ended: its complete candidates are told to the
+    sampler before any of this one's own.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=50)] = ()
@@ -284,6 +306,11 @@ class SearchSpec(Spec):
     training: Training = Training()
     space: Space = Space()
     sampler: Sampler = Sampler()
+    limits: Limits = Limits()
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1, max_length=3)] = (
+        "validation_loss",
+    )
+    warm_start: SearchId | None = None
     layers: Layers = Layers()
     repeats: Annotated[int, Field(gt=0, le=100)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -302,14 +329,66 @@ class SearchSpec(Spec):
             raise ValueError(f"dataset is {found}; for a {self.model.kind} network {what}")
         return self
 
+    @model_validator(mode="after")
+    def _objectives_can_be_weighed(self) -> Self:
+        if "validation_loss" not in self.objectives:
+            raise ValueError("objectives must name validation_loss: the rest is best at rank 1")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives names one twice")
+        if not self.draws_budget:
+            if self.space.learner.share is not None:
+                raise ValueError(
+                    "space.learner.share is drawn for several objectives; leave it out"
+                )
+        elif self.budget.ratios is None:
+            raise ValueError(
+                "budget needs ratios for several objectives: it is drawn between the lowest and "
+                "the highest"
+            )
+        elif self.sampler.name == "grid":
+            raise ValueError("sampler grid draws no budget; take tpe, gp, nsga2 or random")
+        elif self.warm_start is not None:
+            raise ValueError("warm_start is for searches with one objective; leave it out")
+        return self
+
+    @property
+    def draws_budget(self) -> bool:
+        """Whether every candidate has a budget of its own."""
+        return len(self.objectives) > 1
+
+    @property
+    def shares(self) -> Range:
+        """Between which shares of the dense cost a candidate's budget is drawn."""
+        ratios = self.budget.ratios or (self.budget.ratio or 1.0,)
+        return Range(low=min(ratios), high=max(ratios))
+
+    @model_validator(mode="after")
+    def _grid_can_be_listed(self) -> Self:
+        if self.sampler.name == "grid":
+            values = self.sampler.grid_values
+            points = len(self.space.starts) * len(self.space.groups)
+            for interval in self.space.ranges.values():
+                points *= 1 if interval.low == interval.high else values
+            if points > GRID_LIMIT:
+                raise ValueError(
+                    f"sampler asks for a grid of {points:,} points, but it may have "
+                    f"{GRID_LIMIT:,}; take fewer values, or ranges with low equal to high"
+                )
+        return self
+
 
 class ResolvedSearch(Spec):
-    """A spec with everything that arithmetic can know filled in."""
+    """A spec with everything that arithmetic can know filled in.
+
+    `budget` is the one in force: the largest of `budgets` for what they share, a trial's own where
+    one of them is chosen by `under`.
+    """
 
     network: NetworkSpec
     eligible: tuple[str, ...]
     quantity: Quantity
     budget: PositiveInt
+    budgets: tuple[PositiveInt, ...]
     dense_cost: PositiveInt
     smallest_cost: PositiveInt
     structures: tuple[Kind, ...] = ()
@@ -319,6 +398,14 @@ class ResolvedSearch(Spec):
     def layers(self) -> tuple[LayerSpec, ...]:
         """The eligible layers, dense."""
         return tuple(layer for layer in self.network.layers if layer.name in self.eligible)
+
+    def under(self, index: int) -> "ResolvedSearch":
+        """Return the same search under one of its budgets."""
+        return self.model_copy(update={"budget": self.budgets[index]})
+
+    def within(self, share: float) -> "ResolvedSearch":
+        """Return the same search under a share of the dense cost."""
+        return self.model_copy(update={"budget": int(share * self.dense_cost + 1e-6)})
 
 
 def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSearch:
@@ -335,28 +422,31 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
     layers = [layer for layer in network.layers if layer.name in eligible]
     quantity = spec.budget.quantity
     dense = sum(dense_cost(layer, quantity) for layer in layers)
-    budget = _budget(spec.budget, dense)
+    budgets = _budgets(spec.budget, dense)
     try:
         rules = rules_by_layer(
             spec.layers.rules, layers, quantity=quantity, otherwise=spec.space.structures
         )
     except RuleRefused as error:
         raise SpecError(error.field, error.sentence) from error
-    least = _least_costs(layers, rules, quantity, spec.space.structures)
+    least = least_costs(layers, rules, quantity, spec.space.structures)
     smallest = sum(least.values())
-    if budget < smallest:
-        raise BudgetUnreachable(
-            "budget",
-            f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
-            f"{_in_the_way(least, rules)} {smallest:,} "
-            f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
-            f"ask for at least that, {'relax the rules, ' if rules else ''}or exclude layers",
-        )
+    for index, budget in enumerate(budgets):
+        if budget < smallest:
+            raise BudgetUnreachable(
+                "budget" if spec.budget.ratios is None else f"budget.ratios[{index}]",
+                f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
+                f"{in_the_way(least, rules)} {smallest:,} "
+                f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
+                f"ask for at least that, {'relax the rules, ' if rules else ''}or exclude layers",
+            )
+    _check_limits(spec.limits, network, layers)
     return ResolvedSearch(
         network=network,
         eligible=eligible,
         quantity=quantity,
-        budget=budget,
+        budget=max(budgets),
+        budgets=budgets,
         dense_cost=dense,
         smallest_cost=smallest,
         structures=spec.space.structures,
@@ -372,29 +462,6 @@ def dataset_task(dataset: Dataset, model: Model) -> Task:
     return task
 
 
-def _least_costs(
-    layers: Sequence[LayerSpec],
-    rules: Mapping[str, Rule],
-    quantity: Quantity,
-    structures: Sequence[Kind],
-) -> dict[str, int]:
-    """Return what each layer costs at least: rank 1, or the smallest that its rule admits."""
-    least = {}
-    for layer in layers:
-        rule = rules.get(layer.name)
-        found = rule and smallest_cost(layer, rule.kinds(structures), quantity)
-        least[layer.name] = found or layer_weight(layer, quantity) * (layer.rows + layer.columns)
-    return least
-
-
-def _in_the_way(least: Mapping[str, int], rules: Mapping[str, Rule]) -> str:
-    if not rules:
-        return f"rank 1 in all {len(least)} eligible layers costs"
-    dearest = sorted(rules, key=lambda name: -least[name])[:3]
-    named = ", ".join(f"{name} at least {least[name]:,}" for name in dearest)
-    return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
-
-
 def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:
     if spec.dataset is not None:
         return dataset_task(spec.dataset, spec.model)
@@ -403,16 +470,29 @@ def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:
     return matrix
 
 
-def _budget(budget: Budget, dense: int) -> int:
-    if budget.absolute is None:
-        # A number that the ratio means exactly may come out a little below itself.
-        return int((budget.ratio or 0.0) * dense + 1e-6)
-    if budget.absolute > dense:
+def _budgets(budget: Budget, dense: int) -> tuple[int, ...]:
+    if budget.absolute is not None and budget.absolute > dense:
         raise SpecError(
             "budget.absolute",
             f"{budget.absolute:,} is more than the {dense:,} that the eligible layers cost dense",
         )
-    return budget.absolute
+    return budget.costs(dense)
+
+
+def _check_limits(limits: Limits, network: NetworkSpec, layers: list[LayerSpec]) -> None:
+    smallest = network.with_structures({layer.name: LowRank(rank=1) for layer in layers})
+    reachable = {
+        "network_macs": network_macs(smallest),
+        "network_parameters": network_parameters(smallest),
+    }
+    for name, least in reachable.items():
+        ceiling = getattr(limits, name)
+        if ceiling is not None and ceiling < least:
+            raise SpecError(
+                f"limits.{name}",
+                f"{ceiling:,} cannot be kept: with rank 1 in all {len(layers)} eligible layers the "
+                f"network still has {least:,}; ask for at least that, or include more layers",
+            )
 
 
 def _eligible(spec: SearchSpec, network: NetworkSpec) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a trial is told of earlier ones, and how it says that it ended."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,8 @@ class MemberLost(Exception):
 class FinishedTrial:
     """What later trials may know of an earlier one.
 
-    `curve` holds (step, validation loss); `folder` is the one `run_trial` was given.
+    `curve` holds (step, validation loss); `folder` is the one `run_trial` was given, and `metrics`
+    what it ended with.
     """
 
     planned: PlannedTrial
@@ -42,6 +44,7 @@ class FinishedTrial:
     validation_loss: float | None
     curve: tuple[tuple[int, float], ...]
     folder: Path | None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,9 @@ def _print_search(client: Client, search: SearchAnswer) -> None:
     if search.state == "SUCCEEDED":
         report = client.report(search.id)
         out.print(terminal.report_table(report))
-        out.print(terminal.layers_table(report))
+        for row in report.rows:
+            if row.number in report.winners:
+                out.print(terminal.layers_table(report, row))
         return
     if not search.ended:
         out.print(terminal.doing(search), markup=False, highlight=False)

@@ -140,6 +140,15 @@ class Client:
         answer = self._call("POST", "/v1/searches", json=body, headers=headers)
         return SearchAnswer.model_validate(answer)
 
+    def clone(
+        self, search_id: str, changes: Mapping[str, Any], *, idempotency_key: str | None = None
+    ) -> SearchAnswer:
+        """Ask for a search again with some fields changed, warm-started from the first."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        link = f"/v1/searches/{search_id}/clone"
+        answer = self._call("POST", link, json=dict(changes), headers=headers)
+        return SearchAnswer.model_validate(answer)
+
     def get(self, search_id: str) -> SearchAnswer:
         """Ask how a search is doing."""
         return SearchAnswer.model_validate(self._call("GET", f"/v1/searches/{search_id}"))

@@ -82,8 +82,10 @@ def event_line(event: Event, client: Client, search_id: str) -> Text | None:
 
 def report_table(report: Report) -> Table:
     """The evidence: what was found beside every plain choice at the same budget."""
+    budgets = " or ".join(f"{result.budget:,}" for result in report.results)
     table = _table(
-        f"budget {report.budget:,} of {report.dense_cost:,} {UNITS[report.quantity]}",
+        f"budget {budgets or f'{report.budget:,}'} of {report.dense_cost:,} "
+        f"{UNITS[report.quantity]}",
         caption=MEASURED.format(
             threads=report.threads, training=training_in_words(report.execution)
         ),
@@ -99,7 +101,7 @@ def report_table(report: Report) -> Table:
     )
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in (report.reference, *report.baselines, *report.candidates):
+    for row in report.rows:
         table.add_row(*_report_cells(row, report), style=_style(row, report))
     return table
 
@@ -117,14 +119,14 @@ def _table(title: str, caption: str = "") -> Table:
 
 
 def _style(row: ReportRow, report: Report) -> str:
-    if row.number == report.winner.number:
+    if row.number in report.winners:
         return "bold green"
     return "dim" if row.kind == "reference" else ""
 
 
 def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
     accuracy = "" if row.test_accuracy is None else f"{row.test_accuracy:.2%}"
-    winner = " (winner)" if row.number == report.winner.number else ""
+    winner = " (winner)" if row.number in report.winners else ""
     return (
         f"{row.name}{winner}",
         f"{row.validation_loss:.4f}",
@@ -136,9 +138,8 @@ def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
     )
 
 
-def layers_table(report: Report) -> Table:
-    """What the winner is made of, layer by layer."""
-    winner = report.winner
+def layers_table(report: Report, winner: ReportRow) -> Table:
+    """What a winner is made of, layer by layer."""
     table = _table(f"what was found: {winner.name}")
     table.add_column("layer")
     table.add_column("shape", justify="right")
@@ -147,13 +148,13 @@ def layers_table(report: Report) -> Table:
     table.add_column("of dense", justify="right")
     for layer in winner.network.layers:
         if layer.name in report.eligible:
-            table.add_row(*_layer_cells(layer, report))
+            table.add_row(*_layer_cells(layer, report, winner))
     return table
 
 
-def _layer_cells(layer: LayerSpec, report: Report) -> tuple[str, ...]:
+def _layer_cells(layer: LayerSpec, report: Report, winner: ReportRow) -> tuple[str, ...]:
     cost = layer_cost(layer, report.quantity)
-    words = layer.structure.in_words(), form_in_words(report.winner.forms.get(layer.name))
+    words = layer.structure.in_words(), form_in_words(winner.forms.get(layer.name))
     return (
         layer.name,
         f"{layer.rows} x {layer.columns}",

@@ -18,7 +18,7 @@ from models.cost import layer_cost, network_macs, network_parameters
 from models.forms import Form
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
-from search.plan import PlannedTrial
+from search.plan import PlannedTrial, planned_trials
 from search.profile_report import (
     AllocatedLayer,
     AllocationReport,
@@ -26,7 +26,7 @@ from search.profile_report import (
     ProfiledLayer,
     ProfileReport,
 )
-from search.report import Report, ReportRow
+from search.report import BudgetResult, Importance, Report, ReportRow
 from search.spec import ResolvedSearch, SearchSpec, resolve
 from service import jobs
 from service.api.app import create_app
@@ -135,7 +135,7 @@ def play(service: Service, search_id: str, *, until: int | None = None) -> None:
     for trial in trials[:until]:
         claim = begin(service, search_id, trial.number)
         if claim.planned.kind == "measurement":
-            ending = jobs.Ending("COMPLETE", report=made_report(view.spec, resolved, trials))
+            ending = jobs.Ending("COMPLETE", report=made_report(view.spec, resolved))
         else:
             report_curve(service, claim, {1: 1.0, 2: loss_of(claim.planned)})
             folder = service.files.attempt(search_id, trial.number, claim.attempt) / "export"
@@ -244,15 +244,13 @@ def _rectangles(layer: LayerSpec, number: int) -> tuple[Rectangle, ...]:
     return (tile, wide)
 
 
-def made_report(
-    spec: SearchSpec, resolved: ResolvedSearch, trials: tuple[jobs.TrialView, ...]
-) -> Report:
+def made_report(spec: SearchSpec, resolved: ResolvedSearch) -> Report:
     rows = {
         planned.number: _row(planned, resolved)
         for planned in (
-            PlannedTrial(trial.number, trial.kind, trial.family, trial.repeat)
-            for trial in trials
-            if trial.kind != "measurement"
+            planned
+            for planned in planned_trials(spec)
+            if planned.kind != "measurement" and not planned.repeat
         )
     }
     baselines = tuple(row for row in rows.values() if row.kind == "baseline")
@@ -272,6 +270,25 @@ def made_report(
         candidates=candidates,
         best_candidate=candidates[0],
         winner=candidates[0],
+        results=tuple(
+            BudgetResult(
+                index=index,
+                share=budget / resolved.dense_cost,
+                budget=budget,
+                budget_macs=budget,
+                best_candidate=best,
+                winner=best,
+            )
+            for index, budget in enumerate(resolved.budgets)
+            for best in [next(r.number for r in candidates if r.budget_index in (index, None))]
+        ),
+        front=(0, candidates[0].number),
+        reference_point=(1.1, 1.1, 1.1),
+        hypervolume=0.25,
+        importances=tuple(
+            Importance(budget_index=index, name="shrink", fanova=0.75, ped_anova=0.5)
+            for index in range(len(resolved.budgets))
+        ),
     )
 
 
@@ -291,6 +308,8 @@ def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
         number=planned.number,
         name=planned.name,
         kind=planned.kind,
+        budget_index=None if planned.kind == "reference" else planned.group,
+        budget=None if planned.kind == "reference" else resolved.budgets[planned.budget_index],
         validation_loss=loss_of(planned),
         validation_accuracy=0.9,
         test_loss=0.4,

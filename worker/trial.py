@@ -109,7 +109,7 @@ def _proposed(
         return claim.settings
     from search.sampling import propose  # noqa: PLC0415  (Optuna, which the others do without)
 
-    proposed = propose(claim.spec, claim.planned, history)
+    proposed = propose(claim.spec, claim.planned, history, claim.earlier)
     if proposed is not None:
         in_transaction(
             database,
@@ -159,6 +159,7 @@ def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: FolderStore) -> Fi
         validation_loss=past.validation_loss,
         curve=tuple((step, value) for step, value in past.curve if value is not None),
         folder=store.attempt(claim.search_id, past.planned.number, past.attempt),
+        metrics=past.metrics,
     )
 
 

@@ -10,8 +10,9 @@ from models.cost import Quantity, dense_cost, layer_cost
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import Structure
 from search.plan import TrialKind, TrialState
+from search.report import Importance
 from search.spec import BaselineName, LearnerSettings, SearchSpec
-from service.jobs import BestView, ComparedTrial, Curve, FrontPoint, ProgressView
+from service.jobs import BestView, ComparedTrial, Curve, FrontPoint, ProgressView, WarmStartView
 from service.lifecycle import Reason, SearchState
 
 
@@ -34,8 +35,11 @@ class SearchAnswer(Answer):
     version: int
     progress: ProgressView
     best: BestView | None
+    bests: tuple[BestView | None, ...]
+    warm_start: WarmStartView | None
     quantity: Quantity
     budget: int
+    budgets: tuple[int, ...]
     dense_cost: int
     smallest_cost: int
     eligible: tuple[str, ...]
@@ -50,7 +54,17 @@ class SearchAnswer(Answer):
     def links(self) -> dict[str, str]:
         """Where to go from here."""
         here = f"/v1/searches/{self.id}"
-        parts = ("trials", "events", "front", "artifacts", "report", "profile", "cancel")
+        parts = (
+            "trials",
+            "events",
+            "front",
+            "artifacts",
+            "report",
+            "profile",
+            "importances",
+            "cancel",
+            "clone",
+        )
         return {
             "self": here,
             **{part: f"{here}/{part}" for part in parts},
@@ -68,6 +82,7 @@ class TrialAnswer(Answer):
     kind: TrialKind
     family: BaselineName | None
     repeat: int
+    budget_index: int
     name: str
     state: TrialState
     reason: Reason
@@ -294,7 +309,21 @@ class FileList(Answer):
 
 
 @final
+class ImportancesAnswer(Answer):
+    """What each hyper-parameter mattered, budget by budget, the most important first."""
+
+    items: tuple[Importance, ...]
+
+
+@final
 class FrontAnswer(Answer):
-    """The networks of a search that no other beats in everything."""
+    """The networks of a search between loss, cost and latency.
+
+    `hypervolume` is what the best of them cover up to the reference point, and `cheapest` costs
+    least of those whose metric reaches the asked-for floor.
+    """
 
     items: tuple[FrontPoint, ...]
+    reference_point: tuple[float, float, float] | None
+    hypervolume: float | None
+    cheapest: FrontPoint | None

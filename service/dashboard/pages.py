@@ -43,6 +43,16 @@ class Layer:
     share: float
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A network that is shown whole."""
+
+    name: str
+    number: int
+    layers: Sequence[Layer]
+
+
 @router.get("/")
 def searches(
     request: Request, cursor: Annotated[str | None, Query(max_length=400)] = None
@@ -91,20 +101,15 @@ def search(request: Request, search_id: str) -> HTMLResponse:
             profile: ProfileReport | None = jobs.profile(session, search_id)
         except NotYetThere:
             profile = None
-        shown = report.winner.number if report else view.best.number if view.best else None
-        layers: Sequence[Layer] = ()
-        if shown is not None:
-            network = jobs.network(session, search_id, shown)
-            forms = report.winner.forms if report else {}
-            layers = _layers(network.layers, view.eligible, view.quantity, forms)
+        shown = [
+            Shown(trials[number].name, number, layers)
+            for number in _to_show(report, view)
+            for network in [jobs.network(session, search_id, number)]
+            for forms in [_forms(report, number)]
+            for layers in [_layers(network.layers, view.eligible, view.quantity, forms)]
+        ]
     return _page(
-        "search.html",
-        search=view,
-        trials=trials,
-        report=report,
-        profile=profile,
-        shown=shown,
-        layers=layers,
+        "search.html", search=view, trials=trials, report=report, profile=profile, shown=shown
     )
 
 
@@ -125,6 +130,18 @@ def problem(
         detail=detail,
         request_id=request_id,
     )
+
+
+def _to_show(report: Report | None, search: jobs.SearchView) -> list[int]:
+    """Each budget's winner, or the best so far under each."""
+    if report is not None:
+        return sorted(report.winners)
+    return sorted({best.number for best in search.bests if best is not None})
+
+
+def _forms(report: Report | None, number: int) -> Mapping[str, Form]:
+    rows = report.rows if report is not None else ()
+    return next((row.forms for row in rows if row.number == number), {})
 
 
 def _layers(

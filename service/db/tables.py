@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -61,6 +62,7 @@ class Base(DeclarativeBase):
         datetime: Moment(),
         Json: JSON(none_as_null=True),
         list[str]: JSON(none_as_null=True),
+        list[Json]: JSON(none_as_null=True),
         str: Text(),
         # SQLite counts up only what is called INTEGER.
         int: BigInteger().with_variant(Integer(), "sqlite"),
@@ -91,6 +93,8 @@ class SearchRow(Base):
     network: Mapped[Json] = mapped_column(deferred=True)
     report: Mapped[Json | None] = mapped_column(deferred=True)
     profile: Mapped[Json | None] = mapped_column(deferred=True)
+    warm_start: Mapped[Json | None]
+    earlier: Mapped[list[Json] | None] = mapped_column(deferred=True)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
@@ -125,6 +129,7 @@ class TrialRow(Base):
     kind: Mapped[str]
     family: Mapped[str | None]
     repeat: Mapped[int]
+    budget_index: Mapped[int] = mapped_column(server_default=text("0"))
     name: Mapped[str]
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str]

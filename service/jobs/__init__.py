@@ -21,6 +21,7 @@ from service.jobs.reading import (
     list_trials,
 )
 from service.jobs.recovery import hints_due, recover
+from service.jobs.resolving import resolve_spec
 from service.jobs.results import (
     compare,
     dense_network,
@@ -30,7 +31,7 @@ from service.jobs.results import (
     profile,
     report,
 )
-from service.jobs.submission import add_artifact, cancel, get_artifact, resolve_spec, submit
+from service.jobs.submission import add_artifact, cancel, get_artifact, submit
 from service.jobs.views import (
     ArtifactView,
     BestView,
@@ -39,6 +40,7 @@ from service.jobs.views import (
     Curve,
     Ending,
     EventView,
+    Front,
     FrontPoint,
     PastTrial,
     Point,
@@ -50,7 +52,9 @@ from service.jobs.views import (
     Stage,
     StoredAnswer,
     TrialView,
+    WarmStartView,
 )
+from service.jobs.warm import cloned
 from service.jobs.workers import living_workers, note_worker
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Curve",
     "Ending",
     "EventView",
+    "Front",
     "FrontPoint",
     "PastTrial",
     "Point",
@@ -72,10 +77,12 @@ __all__ = [
     "Stage",
     "StoredAnswer",
     "TrialView",
+    "WarmStartView",
     "add_artifact",
     "cancel",
     "claim",
     "claimed",
+    "cloned",
     "compare",
     "dense_network",
     "events",

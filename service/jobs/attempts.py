@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from models.cost import Quantity, layer_cost
 from models.spec import NetworkSpec
-from search.plan import planned_trials, prerequisites
+from search.plan import PlannedTrial, planned_trials, prerequisites
 from search.spec import LearnerSettings, SearchSpec
+from search.warm import EarlierCandidate
 from service.db.queries import insert_or_replace
 from service.db.tables import LatestRow, PointRow, SearchRow, TrialRow
 from service.jobs.past import past_trials, ready
@@ -63,7 +64,7 @@ def claim(
         seconds = spec.compute.seconds
         deadline = None if seconds is None else now + timedelta(seconds=seconds)
         move_search(session, search, "RUNNING", cause, started_at=now, deadline_at=deadline)
-    return _claim(session, trial, spec)
+    return _claim(session, trial, search, spec)
 
 
 def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
@@ -72,7 +73,7 @@ def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
     if trial is None or trial.state != "RUNNING" or trial.attempt != attempt:
         return None
     search = session.get_one(SearchRow, trial.search_id)
-    return _claim(session, trial, SearchSpec.model_validate(search.spec))
+    return _claim(session, trial, search, SearchSpec.model_validate(search.spec))
 
 
 def renew(session: Session, claim: Claim, *, now: datetime, lease: timedelta) -> Renewal:
@@ -176,7 +177,7 @@ def finite(value: float) -> float | None:
     return value if value - value == 0.0 else None
 
 
-def _claim(session: Session, trial: TrialRow, spec: SearchSpec) -> Claim:
+def _claim(session: Session, trial: TrialRow, search: SearchRow, spec: SearchSpec) -> Claim:
     plan = planned_trials(spec)
     planned = plan[trial.number]
     needed = {other.number for other in prerequisites(planned, plan, spec)}
@@ -189,7 +190,14 @@ def _claim(session: Session, trial: TrialRow, spec: SearchSpec) -> Claim:
         planned=planned,
         settings=None if settings is None else LearnerSettings.model_validate(settings),
         history=past_trials(session, trial.search_id, plan, needed),
+        earlier=_earlier(search, planned),
     )
+
+
+def _earlier(search: SearchRow, planned: PlannedTrial) -> tuple[EarlierCandidate, ...]:
+    if search.warm_start is None or planned.kind != "candidate":
+        return ()
+    return tuple(EarlierCandidate.model_validate(one) for one in search.earlier or ())
 
 
 def _running(session: Session, trial_id: str, attempt: int) -> TrialRow | None:

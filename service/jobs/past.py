@@ -53,6 +53,7 @@ def past_trials(
             settings=None if row.settings is None else LearnerSettings.model_validate(row.settings),
             validation_loss=(row.metrics or {}).get(OBJECTIVE),
             curve=curves.get(row.id, ()),
+            metrics=row.metrics or {},
         )
         for row in rows
     )

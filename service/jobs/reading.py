@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -12,12 +12,21 @@ from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from models.cost import Quantity
+from search.limits import exceeded
 from search.plan import TrialKind, TrialState
 from search.spec import BaselineName, LearnerSettings, SearchSpec
 from service.db.tables import EventRow, LatestRow, SearchRow, TagRow, TrialRow
 from service.errors import QueryRefused, SearchNotFound, TrialNotFound
 from service.jobs.estimate import progress_of
-from service.jobs.views import BestView, EventView, SearchFilter, SearchPage, SearchView, TrialView
+from service.jobs.views import (
+    BestView,
+    EventView,
+    SearchFilter,
+    SearchPage,
+    SearchView,
+    TrialView,
+    WarmStartView,
+)
 from service.lifecycle import Reason, SearchState
 
 # The curve that proposals, pruning and the choice of the best go by.
@@ -114,11 +123,21 @@ def _search_views(session: Session, rows: Sequence[SearchRow], now: datetime) ->
     statement = select(TrialRow).where(TrialRow.search_id.in_(trials)).order_by(TrialRow.number)
     for trial in session.scalars(statement):
         trials[trial.search_id].append(trial)
-    return [_search_view(row, trials[row.id], now) for row in rows]
+    named = {row.warm_start["search_id"] for row in rows if row.warm_start is not None}
+    there = set(session.scalars(select(SearchRow.id).where(SearchRow.id.in_(named))))
+    return [_search_view(row, trials[row.id], there, now) for row in rows]
 
 
-def _search_view(row: SearchRow, trials: Sequence[TrialRow], now: datetime) -> SearchView:
+def _search_view(
+    row: SearchRow, trials: Sequence[TrialRow], there: Collection[str], now: datetime
+) -> SearchView:
     spec = SearchSpec.model_validate(row.spec)
+    budgets = spec.budget.costs(row.dense_cost)
+    kept = [trial for trial in trials if not exceeded(spec.limits, trial.metrics or {})]
+    bests = tuple(
+        _best([trial for trial in kept if _is_under(trial, index, spec)], budget)
+        for index, budget in enumerate(budgets)
+    )
     return SearchView(
         id=row.id,
         name=row.name,
@@ -130,6 +149,7 @@ def _search_view(row: SearchRow, trials: Sequence[TrialRow], now: datetime) -> S
         version=row.version,
         quantity=cast("Quantity", row.quantity),
         budget=row.budget,
+        budgets=budgets,
         dense_cost=row.dense_cost,
         smallest_cost=row.smallest_cost,
         eligible=tuple(row.eligible),
@@ -138,23 +158,42 @@ def _search_view(row: SearchRow, trials: Sequence[TrialRow], now: datetime) -> S
         deadline_at=row.deadline_at,
         ended_at=row.ended_at,
         progress=progress_of(trials, spec, now=now),
-        best=_best(row, trials),
+        best=min(filter(None, bests), key=lambda best: best.validation_loss, default=None),
+        bests=bests,
+        warm_start=_warm_start(row, there),
     )
 
 
-def _best(search: SearchRow, trials: Sequence[TrialRow]) -> BestView | None:
+def _warm_start(row: SearchRow, there: Collection[str]) -> WarmStartView | None:
+    if row.warm_start is None:
+        return None
+    search_id, told, outside = (row.warm_start[key] for key in ("search_id", "told", "outside"))
+    sentence = f"the sampler was told of {told} candidates of {search_id}"
+    if outside:
+        sentence += f"; {outside} more lie outside of this space"
+    if search_id not in there:
+        sentence += "; that search has been deleted since, which changes nothing here"
+    return WarmStartView(search_id, told, outside, sentence)
+
+
+def _is_under(trial: TrialRow, index: int, spec: SearchSpec) -> bool:
+    """Whether a trial may be a budget's best: it is of this one, or of a drawn one."""
+    return trial.budget_index == index or (spec.draws_budget and trial.kind == "candidate")
+
+
+def _best(trials: Sequence[TrialRow], budget: int) -> BestView | None:
     scored = [
         (loss, trial, trial.cost)
         for trial in trials
         if trial.state == "COMPLETE"
         and trial.cost is not None
-        and trial.cost <= search.budget
+        and trial.cost <= budget
         and (loss := (trial.metrics or {}).get(OBJECTIVE)) is not None
     ]
     if not scored:
         return None
     loss, trial, cost = min(scored, key=lambda found: (found[0], found[1].number))
-    return BestView(trial.number, trial.name, cast("TrialKind", trial.kind), loss, cost)
+    return BestView(trial.number, trial.name, cast("TrialKind", trial.kind), loss, cost, budget)
 
 
 def _trial_view(row: TrialRow, latest: dict[str, float | None], now: datetime) -> TrialView:
@@ -168,6 +207,7 @@ def _trial_view(row: TrialRow, latest: dict[str, float | None], now: datetime) -
         kind=cast("TrialKind", row.kind),
         family=cast("BaselineName | None", row.family),
         repeat=row.repeat,
+        budget_index=row.budget_index,
         name=row.name,
         state=trial_state(row),
         reason=cast("Reason", row.reason),

@@ -1,6 +1,7 @@
 """What a search has found: networks, curves, the front, the comparison and the report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
@@ -8,13 +9,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.spec import NetworkSpec
+from search import pareto
+from search.limits import exceeded
 from search.plan import TrialKind
 from search.profile_report import ProfileReport
 from search.report import Report
+from search.spec import SearchSpec
 from service.db.tables import PointRow, SearchRow, TrialRow
 from service.errors import NotYetThere, QueryRefused, SearchNotFound, TrialNotFound
 from service.jobs.reading import OBJECTIVE, trial_row, trial_views
-from service.jobs.views import ComparedTrial, Curve, FrontPoint
+from service.jobs.views import ComparedTrial, Curve, Front, FrontPoint
 
 
 def dense_network(session: Session, search_id: str) -> NetworkSpec:
@@ -74,54 +78,73 @@ def compare(
     return tuple(compared)
 
 
-def front(session: Session, search_id: str) -> tuple[FrontPoint, ...]:
+def front(session: Session, search_id: str, *, metric_floor: float | None = None) -> Front:
     """Every network of a search between loss, cost and latency, the best trade-offs marked.
 
     Once the exported files have been measured it is their numbers that count.
     """
     search = _search(session, search_id)
-    found = _measured(search) if search.report is not None else _trained(session, search_id)
-    # In this order whatever beats a point stands before it, and so does one on the front that does.
-    leading: list[_Point] = []
-    for point in sorted(found, key=_objectives):
-        if not any(_beats(other, point) for other in leading):
-            leading.append(point)
-    numbers = {number for number, *_ in leading}
-    return tuple(FrontPoint(*point, on_front=point[0] in numbers) for point in found)
+    table = None if search.report is None else Report.model_validate(search.report)
+    found = _trained(session, search) if table is None else _measured(table)
+    kept = [point for point in found if not point.exceeds]
+    objectives = [(point.validation_loss, point.cost, point.latency_ratio or 0.0) for point in kept]
+    leading = {kept[index].number for index in pareto.front(objectives)}
+    items = tuple(replace(point, on_front=point.number in leading) for point in found)
+    enough = [p for p in kept if metric_floor is not None and p.metric >= metric_floor]
+    cheapest = min(enough, key=lambda point: (point.cost, -point.metric), default=None)
+    return Front(
+        items=items,
+        reference_point=table.reference_point if table else None,
+        hypervolume=table.hypervolume if table else None,
+        cheapest=next((p for p in items if cheapest and p.number == cheapest.number), None),
+    )
 
 
-_Point = tuple[int, str, TrialKind, float, int, float | None]
-
-
-def _measured(search: SearchRow) -> list[_Point]:
-    table = Report.model_validate(search.report)
+def _measured(table: Report) -> list[FrontPoint]:
     return [
-        (row.number, row.name, row.kind, row.validation_loss, row.cost, row.latency_ratio)
-        for row in (table.reference, *table.baselines, *table.candidates)
+        FrontPoint(
+            number=row.number,
+            name=row.name,
+            kind=row.kind,
+            budget_index=row.budget_index,
+            validation_loss=row.validation_loss,
+            metric=_metric(row.validation_loss, row.validation_accuracy),
+            cost=row.cost,
+            latency_ratio=row.latency_ratio,
+            exceeds=row.exceeds,
+            on_front=False,
+        )
+        for row in table.rows
     ]
 
 
-def _trained(session: Session, search_id: str) -> list[_Point]:
+def _trained(session: Session, search: SearchRow) -> list[FrontPoint]:
+    limits = SearchSpec.model_validate(search.spec).limits
     rows = session.scalars(
         select(TrialRow)
-        .where(TrialRow.search_id == search_id, TrialRow.state == "COMPLETE")
+        .where(TrialRow.search_id == search.id, TrialRow.state == "COMPLETE")
         .order_by(TrialRow.number)
     )
     return [
-        (row.number, row.name, cast("TrialKind", row.kind), loss, row.cost, None)
+        FrontPoint(
+            number=row.number,
+            name=row.name,
+            kind=cast("TrialKind", row.kind),
+            budget_index=None if row.kind == "reference" else row.budget_index,
+            validation_loss=loss,
+            metric=_metric(loss, (row.metrics or {}).get("validation_accuracy")),
+            cost=row.cost,
+            latency_ratio=None,
+            exceeds=() if row.kind == "reference" else exceeded(limits, row.metrics or {}),
+            on_front=False,
+        )
         for row in rows
         if row.cost is not None and (loss := (row.metrics or {}).get(OBJECTIVE)) is not None
     ]
 
 
-def _beats(one: _Point, other: _Point) -> bool:
-    ours, theirs = _objectives(one), _objectives(other)
-    return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
-
-
-def _objectives(point: _Point) -> tuple[float, float, float]:
-    *_, loss, cost, latency = point
-    return loss, float(cost), latency or 0.0
+def _metric(loss: float, accuracy: float | None) -> float:
+    return -loss if accuracy is None else accuracy
 
 
 def _search(session: Session, search_id: str) -> SearchRow:

@@ -1,18 +1,15 @@
 """What a client can do: hand in an artifact, hand in a search, cancel it."""
 
 from datetime import datetime
-from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from models.spec import Matrix, MatrixTask
-from search.fetch import DataMissing, is_missing
 from search.plan import planned_trials
-from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
+from search.spec import ResolvedSearch, SearchSpec
 from service.db.queries import insert_if_new
 from service.db.tables import ArtifactRow, SearchRow, TagRow, TrialRow
-from service.errors import ArtifactNotFound, SpecRefused, WrongState
+from service.errors import ArtifactNotFound, WrongState
 from service.jobs.reading import get_search
 from service.jobs.transitions import (
     Cause,
@@ -24,6 +21,7 @@ from service.jobs.transitions import (
     trials_of,
 )
 from service.jobs.views import ArtifactView, SearchView
+from service.jobs.warm import warm_start
 
 
 def add_artifact(session: Session, artifact: ArtifactView) -> ArtifactView:
@@ -57,24 +55,6 @@ def get_artifact(session: Session, artifact_id: str) -> ArtifactView:
     )
 
 
-def resolve_spec(session: Session, spec: SearchSpec, *, data: Path | None = None) -> ResolvedSearch:
-    """Everything about a spec that arithmetic and the uploads know; or SpecRefused.
-
-    With `data`, the folder of what has been fetched, what is not there is refused as well.
-    """
-    matrix = None
-    if isinstance(spec.model, Matrix):
-        row = session.get(ArtifactRow, spec.model.artifact)
-        matrix = None if row is None else MatrixTask(rows=row.rows, columns=row.columns)
-    try:
-        resolved = resolve(spec, matrix=matrix)
-    except SpecError as error:
-        raise SpecRefused(error.sentence, field=error.field) from error
-    if data is not None and spec.dataset is not None and is_missing(spec.dataset, data):
-        raise SpecRefused(str(DataMissing(spec.dataset, data)), field="dataset")
-    return resolved
-
-
 def submit(
     session: Session,
     spec: SearchSpec,
@@ -86,7 +66,11 @@ def submit(
     """Insert a search with every trial it will have; they wait for `hints_due` to send them out."""
     search_id = f"srch_{uuid4().hex}"
     cause = Cause("client", now, request_id=request_id)
-    session.add(_search_row(search_id, spec, resolved, now))
+    row = _search_row(search_id, spec, resolved, now)
+    if spec.warm_start is not None:
+        earlier, row.warm_start = warm_start(session, spec, resolved, spec.warm_start)
+        row.earlier = [one.model_dump(mode="json") for one in earlier]
+    session.add(row)
     session.flush()
     session.add_all(TagRow(search_id=search_id, tag=tag) for tag in dict.fromkeys(spec.tags))
     append_event(session, search_id, "search", "QUEUED", cause)
@@ -148,6 +132,7 @@ def _trial_rows(search_id: str, spec: SearchSpec) -> list[TrialRow]:
             kind=planned.kind,
             family=planned.family,
             repeat=planned.repeat,
+            budget_index=planned.budget_index,
             name=planned.name,
             state="WAITING",
             reason="",

@@ -1,7 +1,7 @@
 """What may be known of a search and its trials: frozen values, read from the rows once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from models.cost import Quantity
@@ -10,6 +10,7 @@ from search.plan import PlannedTrial, TrialKind, TrialState
 from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import BaselineName, LearnerSettings, SearchSpec
+from search.warm import EarlierCandidate
 from service.lifecycle import Reason, SearchState
 
 
@@ -33,11 +34,26 @@ class BestView:
     kind: TrialKind
     validation_loss: float
     cost: int
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStartView:
+    """What a search was told of an earlier one: so many candidates, and so many not."""
+
+    search_id: str
+    told: int
+    outside: int
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
 class SearchView:
-    """A search, without what is large: its networks and its report are asked for by themselves."""
+    """A search, without what is large: its networks and its report are asked for by themselves.
+
+    With several budgets, `budget` is the largest, `best` the best of all, and `bests` has the best
+    so far under each.
+    """
 
     id: str
     name: str | None
@@ -49,6 +65,7 @@ class SearchView:
     version: int
     quantity: Quantity
     budget: int
+    budgets: tuple[int, ...]
     dense_cost: int
     smallest_cost: int
     eligible: tuple[str, ...]
@@ -58,6 +75,8 @@ class SearchView:
     ended_at: datetime | None
     progress: ProgressView
     best: BestView | None
+    bests: tuple[BestView | None, ...]
+    warm_start: WarmStartView | None
 
     @property
     def live(self) -> bool:
@@ -96,6 +115,7 @@ class TrialView:
     kind: TrialKind
     family: BaselineName | None
     repeat: int
+    budget_index: int
     name: str
     state: TrialState
     reason: Reason
@@ -121,15 +141,37 @@ Curve = tuple[tuple[int, float | None], ...]
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
-    """One network between cost and quality; `on_front` if no other is at least as good in all."""
+    """One network between cost and quality; `on_front` if no other is at least as good in all.
+
+    What `exceeds` a ceiling of the search is on no front. `metric` is to be large: the
+    validation accuracy, or minus the loss where there is none.
+    """
 
     number: int
     name: str
     kind: TrialKind
+    budget_index: int | None
     validation_loss: float
+    metric: float
     cost: int
     latency_ratio: float | None
+    exceeds: tuple[str, ...]
     on_front: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Every network of a search between loss, cost and latency.
+
+    Once they are measured, `hypervolume` is what the front covers of (validation loss, share of the
+    dense cost, latency ratio), up to `reference_point`. `cheapest` costs least of those whose
+    metric reaches the asked-for floor.
+    """
+
+    items: tuple[FrontPoint, ...]
+    reference_point: tuple[float, float, float] | None
+    hypervolume: float | None
+    cheapest: FrontPoint | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +234,7 @@ class PastTrial:
     settings: LearnerSettings | None
     validation_loss: float | None
     curve: Curve
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +248,7 @@ class Claim:
     planned: PlannedTrial
     settings: LearnerSettings | None
     history: tuple[PastTrial, ...]
+    earlier: tuple[EarlierCandidate, ...]
 
 
 @dataclass(frozen=True, slots=True)

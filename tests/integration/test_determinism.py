@@ -13,10 +13,12 @@ pytestmark = pytest.mark.timeout(600)
 SPEC: dict[str, Any] = {
     "model": {"kind": "mlp", "hidden": [16, 16]},
     "dataset": "digits",
-    "budget": {"ratio": 0.5},
+    "budget": {"ratios": [0.5, 0.3]},
     "compute": {"trials": 3, "epochs": 4, "reference_epochs": 2, "parallel": 2},
     "space": {"baselines": ["allocated_low_rank"]},
 }
+
+TRIALS = 1 + 2 + 2 * 3  # that have a network: the reference, and each budget's
 
 
 def found_by(workers: int, home: Path) -> list[Any]:
@@ -26,10 +28,10 @@ def found_by(workers: int, home: Path) -> list[Any]:
             installed.start_worker()
         search_id = installed.submit(SPEC)
         assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
-        trials = [installed.trial(search_id, number) for number in range(5)]
+        trials = [installed.trial(search_id, number) for number in range(TRIALS)]
         structures = [
             installed.get(f"{search_id}/trials/{number}/structure")["network"]
-            for number in range(5)
+            for number in range(TRIALS)
         ]
     return [
         (trial["settings"], trial["metrics"], network)

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy.orm import Session
 
 from models.spec import NetworkSpec
-from search.spec import SearchSpec, resolve
+from search.spec import LearnerSettings, SearchSpec, resolve
 from service import jobs
 from service.db.session import Database
+from service.db.tables import SearchRow
 from service.errors import (
     ArtifactNotFound,
     IdempotencyConflict,
@@ -20,7 +21,7 @@ from service.errors import (
     TrialNotFound,
 )
 from service.jobs import SearchFilter
-from tests.integration.story import BASELINES, BEGINNING, FIRST, REFERENCE, TINY, Story
+from tests.integration.story import BASELINES, BEGINNING, FIRST, REFERENCE, SECOND, TINY, Story
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ class TestWhatWasFound:
         story.run(BASELINES[0], network=found, metrics={"validation_loss": 0.4})
         with story.database.read() as session:
             front = jobs.front(session, story.id)
-        assert [(point.number, point.on_front) for point in front] == [(0, True), (1, False)]
+        assert [(point.number, point.on_front) for point in front.items] == [(0, True), (1, False)]
 
     def test_is_compared_in_the_order_asked_for(self, story: Story) -> None:
         story.run(REFERENCE, *BASELINES[:2], network=dense(story))
@@ -161,6 +162,43 @@ class TestAnIdempotencyKey:
         with pytest.raises(ZeroDivisionError):
             story.write(fail)
         self.answer(story)
+
+
+class TestAWarmStart:
+    def ended(self, database: Database) -> Story:
+        story = Story(database)
+        story.run(REFERENCE, *BASELINES)
+        for number, group in ((FIRST, 1), (SECOND, 16)):
+            claim = story.begin(number)
+            with database.write() as session:
+                jobs.save_settings(session, claim, LearnerSettings(group=group))
+            story.finish(claim, metrics={"validation_loss": 0.1 * number})
+        story.cancel()
+        return story
+
+    def test_copies_the_candidates_into_every_claim_of_one(self, database: Database) -> None:
+        earlier = self.ended(database)
+        later = Story(database, warm_start=earlier.id, budget={"ratio": 0.4})
+        told = later.search.warm_start
+        assert told is not None
+        assert (told.search_id, told.told, told.outside) == (earlier.id, 1, 1)
+        assert "1 more lie outside" in told.sentence
+        reference = later.begin(REFERENCE)
+        assert reference.earlier == ()
+        later.finish(reference)
+        found = later.begin(FIRST).earlier
+        assert [one.settings.group for one in found] == [1, 16]
+        assert [one.validation_loss for one in found] == pytest.approx([0.5, 0.6])
+
+    def test_says_that_the_earlier_search_is_gone_and_goes_on(self, database: Database) -> None:
+        earlier = self.ended(database)
+        later = Story(database, warm_start=earlier.id)
+        later.run(REFERENCE)
+        with database.write() as session:
+            session.delete(session.get_one(SearchRow, earlier.id))
+        assert later.search.warm_start is not None
+        assert "has been deleted since" in later.search.warm_start.sentence
+        assert len(later.begin(FIRST).earlier) == 2
 
 
 class TestASpecThatCannotWork:

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,9 @@ from search.discretize import bake, hard_size, harden, merged, merged_size, simp
 from search.filling import fill_groups, fill_merged
 from search.plan import planned_trials, prerequisites
 from search.relaxation import Relaxation, RelaxedLinear, inside, round_support, support_of
-from search.sampling import known_candidates, propose
+from search.sampling import propose
 from search.spec import BudgetUnreachable, SearchSpec, SpecError
+from search.study import known_candidates
 from search.trial import FinishedTrial
 from tests.properties.families import rectangles
 from tests.unit.search.builders import finished, relaxed, tiny
@@ -30,7 +32,13 @@ from tests.unit.search.builders import finished, relaxed, tiny
 
 @st.composite
 def plans(draw: st.DrawFn) -> SearchSpec:
+    budgets: list[dict[str, Any]] = [
+        {"budget": {"ratio": 0.4}},
+        {"budget": {"ratios": [0.5, 0.4, 0.6]}},
+        {"budget": {"ratios": [0.5, 0.4]}, "objectives": ["cost", "validation_loss"]},
+    ]
     return tiny(
+        **draw(st.sampled_from(budgets)),
         compute={"trials": draw(st.integers(0, 6)), "parallel": draw(st.integers(1, 4))},
         space={"baselines": draw(st.sampled_from([[], ["block_diagonal"]]))},
         repeats=draw(st.integers(1, 3)),

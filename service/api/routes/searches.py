@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, final
+from typing import Annotated, Any, Literal, final
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
+from sqlalchemy.orm import Session
 
 from search.profile_report import ProfileReport
 from search.report import Report
@@ -14,10 +18,11 @@ from search.spec import Dataset, SearchSpec
 from service import jobs
 from service.api.dependencies import Installation, Reading, RequestId, Writing, json_only
 from service.api.paging import Cursor, Limit, next_link
-from service.api.schemas import FrontAnswer, SearchAnswer, SearchList
+from service.api.schemas import FrontAnswer, ImportancesAnswer, SearchAnswer, SearchList
 from service.db.session import clock
 from service.lifecycle import SearchState
 from service.queue import send_after_commit
+from service.settings import Settings
 
 # How often it is worth asking after a live search.
 RETRY_SECONDS = 2
@@ -66,20 +71,31 @@ def submit(
     key: IdempotencyKey = None,
 ) -> Response:
     """Take a search on; with an Idempotency-Key, once."""
-    now = clock(session)
-    sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-    stored = jobs.recall(session, key, body_sha256=sha256, now=now) if key else None
-    if stored is not None:
-        return _accepted(json.dumps(stored.answer), str(stored.answer["id"]), stored.status)
-    data = installation.data_folder if installation.sees_data else None
-    resolved = jobs.resolve_spec(session, spec, data=data)
-    view = jobs.submit(session, spec, resolved=resolved, now=now, request_id=request_id)
-    answer = SearchAnswer.model_validate(view)
-    if key:
-        jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
-    again_after = timedelta(seconds=installation.hint_seconds)
-    send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
-    return _accepted(answer.model_dump_json(), view.id, 202)
+    asked = Asked(session, installation, request_id, key)
+    return asked.once(spec.model_dump_json(), lambda: spec)
+
+
+@router.post(
+    "/{search_id}/clone",
+    status_code=202,
+    response_model=SearchAnswer,
+    dependencies=[Depends(json_only)],
+)
+def clone(
+    search_id: str,
+    changes: Annotated[dict[str, Any], Body()],
+    session: Writing,
+    installation: Installation,
+    request_id: RequestId,
+    key: IdempotencyKey = None,
+) -> Response:
+    """Take a search on again with some fields changed (a merge patch), warm-started from the first.
+
+    With an Idempotency-Key, once.
+    """
+    asked = Asked(session, installation, request_id, key)
+    named = json.dumps([search_id, changes], sort_keys=True)
+    return asked.once(named, lambda: _spec(jobs.cloned(session, search_id, changes)))
 
 
 @router.get("")
@@ -126,9 +142,18 @@ def cancel(search_id: str, session: Writing, request_id: RequestId) -> SearchAns
 
 
 @router.get("/{search_id}/front")
-def front(search_id: str, session: Reading) -> FrontAnswer:
-    """List the networks between loss, cost and latency, the best trade-offs marked."""
-    return FrontAnswer(items=jobs.front(session, search_id))
+def front(
+    search_id: str,
+    session: Reading,
+    metric_floor: Annotated[float | None, Query(allow_inf_nan=False)] = None,
+) -> FrontAnswer:
+    """List the networks between loss, cost and latency, the best trade-offs marked.
+
+    With `metric_floor`, name the cheapest whose metric reaches it: the validation accuracy, or
+    minus the validation loss where there are no classes.
+    """
+    found = jobs.front(session, search_id, metric_floor=metric_floor)
+    return FrontAnswer.model_validate(found)
 
 
 @router.get("/{search_id}/report")
@@ -149,6 +174,50 @@ def profile(
     if tag in (if_none_match or ""):
         return Response(status_code=304, headers={"ETag": tag})
     return Response(body, headers={"ETag": tag}, media_type="application/json")
+
+
+@router.get("/{search_id}/importances")
+def importances(search_id: str, session: Reading) -> ImportancesAnswer:
+    """Say what each hyper-parameter mattered; nothing where too few candidates were completed."""
+    return ImportancesAnswer(items=jobs.report(session, search_id).importances)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for a search, and how it is answered: once, where it has an Idempotency-Key."""
+
+    session: Session
+    installation: Settings
+    request_id: str
+    key: str | None
+
+    def once(self, named: str, spec: Callable[[], SearchSpec]) -> Response:
+        """Take the search on, or give the answer that was given to the same before."""
+        session, key, now = self.session, self.key, clock(self.session)
+        sha256 = hashlib.sha256(named.encode()).hexdigest()
+        stored = jobs.recall(session, key, body_sha256=sha256, now=now) if key else None
+        if stored is not None:
+            return _accepted(json.dumps(stored.answer), str(stored.answer["id"]), stored.status)
+        asked = spec()
+        data = self.installation.data_folder if self.installation.sees_data else None
+        resolved = jobs.resolve_spec(session, asked, data=data)
+        view = jobs.submit(session, asked, resolved=resolved, now=now, request_id=self.request_id)
+        answer = SearchAnswer.model_validate(view)
+        if key:
+            jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
+        again_after = timedelta(seconds=self.installation.hint_seconds)
+        send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
+        return _accepted(answer.model_dump_json(), view.id, 202)
+
+
+def _spec(body: dict[str, Any]) -> SearchSpec:
+    """Read a spec that no client has sent as it is; what is wrong is told as if one had."""
+    try:
+        return SearchSpec.model_validate(body)
+    except ValidationError as error:
+        wrong = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(wrong, body=body) from error
 
 
 def _accepted(body: str, search_id: str, status: int) -> Response:

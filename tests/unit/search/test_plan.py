@@ -88,7 +88,7 @@ def test_the_measurement_waits_for_everything() -> None:
 
 
 def test_a_trial_may_start_exactly_when_what_it_waits_for_has_ended() -> None:
-    for spec in (plan(), plan(parallel=2), plan(repeats=2)):
+    for spec in (plan(), plan(parallel=2), plan(repeats=2), several(), several(parallel=2)):
         trials = planned_trials(spec)
         for done in range(len(trials)):
             ended = set(range(done))
@@ -102,3 +102,37 @@ def test_a_trial_may_start_exactly_when_what_it_waits_for_has_ended() -> None:
 
 def test_a_trial_knows_its_name() -> None:
     assert PlannedTrial(1, "baseline", "block_diagonal", 2).name == "block_diagonal (repeat 2)"
+
+
+def several(**compute: int) -> SearchSpec:
+    return tiny(
+        budget={"ratios": [0.5, 0.07]},
+        compute={"trials": 2} | compute,
+        space={"baselines": ["block_diagonal"]},
+        repeats=2,
+    )
+
+
+def test_each_budget_has_its_own_baselines_candidates_and_repeats() -> None:
+    assert [(t.name, t.budget_index) for t in planned_trials(several())] == [
+        ("reference", 0),
+        ("block_diagonal at 50 %", 0),
+        ("block_diagonal at 7 %", 1),
+        ("candidate 3 at 50 %", 0),
+        ("candidate 4 at 50 %", 0),
+        ("candidate 5 at 7 %", 1),
+        ("candidate 6 at 7 %", 1),
+        ("block_diagonal at 50 % (repeat 1)", 0),
+        ("winner at 50 % (repeat 1)", 0),
+        ("block_diagonal at 7 % (repeat 1)", 1),
+        ("winner at 7 % (repeat 1)", 1),
+        ("measurement", 0),
+    ]
+    assert [first_candidate(several(), index) for index in (0, 1)] == [3, 5]
+
+
+def test_candidates_wait_for_those_of_their_own_budget_alone() -> None:
+    spec = several()
+    assert [waits_for(spec, number) for number in (3, 4, 5, 6)] == [[0], [0, 3], [0], [0, 5]]
+    assert waits_for(spec, 8) == [0, 3, 4]
+    assert waits_for(spec, 10) == [0, 5, 6]

@@ -1,5 +1,6 @@
 """A whole search in one process: what its report promises, its files keep."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from models.structures import Dense, Gblr, Structure
 from search.data import Data, load_data
 from search.evaluation import network_cost
 from search.forms import forms_file, load_choices, save_choices
+from search.pareto import beats, hypervolume
 from search.plan import planned_trials
 from search.profile_report import ProfileReport
 from search.report import Report, ReportRow
@@ -31,11 +33,17 @@ from tests.unit.search.builders import (
     upload,
 )
 
+SEVERAL = tiny(
+    budget={"ratios": [0.3, 0.6]},
+    repeats=2,
+    space={"baselines": ["allocated_low_rank", "block_diagonal"]},
+)
 SPECS = {
     "digits": tiny(repeats=2),
     "matrix": matrix_spec(space={"structures": ["low rank", "block diagonal"]}),
     "mixer": mixer_spec(),
     "text": text_spec(),
+    "several": SEVERAL,
 }
 
 
@@ -87,15 +95,20 @@ def test_every_network_found_is_within_the_budget(search: Found, home: Path) -> 
     spec, found = search
     report = found.report
     assert report.budget == resolved(spec, home).budget
-    assert all(row.cost <= report.budget for row in rows(report) if row.kind != "reference")
-    assert report.reference.cost == report.dense_cost
+    for row in rows(report):
+        if row.kind == "reference":
+            assert (row.cost, row.budget) == (report.dense_cost, None)
+        else:
+            assert row.budget_index is not None
+            assert row.budget == resolved(spec, home).budgets[row.budget_index]
+            assert row.cost <= row.budget
     assert report.winner.cost <= report.budget
 
 
 def test_candidates_use_the_budget_to_its_last_step(search: Found) -> None:
     report = search[1].report
     for row in report.candidates:
-        assert row.smallest_step is None or report.budget - row.cost < row.smallest_step
+        assert row.smallest_step is None or report.budget_of(row) - row.cost < row.smallest_step
 
 
 def test_the_reports_numbers_are_those_of_the_exported_files(search: Found, home: Path) -> None:
@@ -117,12 +130,19 @@ def test_the_reports_numbers_are_those_of_the_exported_files(search: Found, home
         assert row.network_parameters == sum(p.numel() for p in network.parameters())
 
 
-def test_the_test_part_is_read_for_the_best_candidate_alone(search: Found) -> None:
+def test_the_test_part_is_read_for_each_budgets_best_candidate_alone(search: Found) -> None:
     report = search[1].report
-    best = min(report.candidates, key=lambda row: row.validation_loss)
-    assert report.best_candidate == best
+    assert report.best_candidate == min(report.candidates, key=lambda row: row.validation_loss)
+    best = [
+        min(
+            (row for row in report.candidates if row.budget_index == result.index),
+            key=lambda row: row.validation_loss,
+        ).number
+        for result in report.results
+    ]
+    assert [result.best_candidate for result in report.results] == best
     read = [row.number for row in report.candidates if row.test_loss is not None]
-    assert read == [best.number]
+    assert read == best
     assert all(row.test_loss is not None for row in (report.reference, *report.baselines))
 
 
@@ -130,14 +150,47 @@ def test_the_winner_has_the_least_validation_loss(search: Found) -> None:
     report = search[1].report
     found = [*report.baselines, *report.candidates]
     assert report.winner == min(found, key=lambda row: row.validation_loss)
+    for result in report.results:
+        under = [row for row in found if row.budget_index == result.index]
+        assert result.winner == min(under, key=lambda row: row.validation_loss).number
+        assert result.winner in report.winners
+        assert all(row.budget == result.budget for row in under)
+
+
+def test_the_front_and_what_it_covers_are_in_the_report(search: Found) -> None:
+    report = search[1].report
+    assert report.reference_point is not None
+    assert report.hypervolume is not None
+    points = {
+        row.number: (row.validation_loss, row.cost / report.dense_cost, row.latency_ratio)
+        for row in report.rows
+    }
+    leading = [n for n, p in points.items() if not any(beats(q, p) for q in points.values())]
+    assert list(report.front) == leading
+    assert report.hypervolume == hypervolume(list(points.values()), report.reference_point)
+    assert 0 < report.hypervolume < math.prod(report.reference_point)
+
+
+def test_a_report_from_before_several_budgets_is_still_read(search: Found) -> None:
+    report = search[1].report
+    told = report.model_dump(mode="json")
+    for name in ("results", "front", "reference_point", "hypervolume"):
+        del told[name]
+    for row in (told["reference"], *told["baselines"], *told["candidates"], told["winner"]):
+        del row["budget"], row["budget_index"]
+    del told["best_candidate"]["budget"], told["best_candidate"]["budget_index"]
+    old = Report.model_validate(told)
+    assert old.winners == {report.winner.number}
+    assert old.budget_of(old.winner) == report.budget
 
 
 def test_best_candidate_and_winner_are_exported_for_plain_torch(search: Found, home: Path) -> None:
     spec, found = search
     data = loaded(spec, home)
-    assert found.report.best_candidate is not None
-    for row in (found.report.best_candidate, found.report.winner):
-        folder = found.folders[row.number] / "export"
+    numbers = {r.best_candidate for r in found.report.results} | found.report.winners
+    for number in numbers - {None}:
+        assert number is not None
+        folder = found.folders[number] / "export"
         program = torch.export.load(folder / "network.pt2").module()
         inputs = data.validation.inputs[:7]
         with torch.no_grad():
@@ -146,9 +199,9 @@ def test_best_candidate_and_winner_are_exported_for_plain_torch(search: Found, h
 
 def test_repeats_give_a_mean_and_a_deviation(search: Found) -> None:
     spec, found = search
-    best = found.report.best_candidate
+    best = {result.best_candidate for result in found.report.results}
     for row in rows(found.report):
-        repeated = spec.repeats > 1 and (row.kind == "baseline" or row == best)
+        repeated = spec.repeats > 1 and (row.kind == "baseline" or row.number in best)
         assert row.repeats == (spec.repeats if repeated else 1)
         assert (row.validation_loss_deviation is not None) == repeated
         if row.validation_loss_mean is not None and row.validation_loss_deviation is not None:
@@ -158,7 +211,7 @@ def test_repeats_give_a_mean_and_a_deviation(search: Found) -> None:
 
 def test_the_same_search_twice_finds_the_same(search: Found, home: Path) -> None:
     spec, found = search
-    again = run(spec, home, f"{spec.model.kind} again")
+    again = run(spec, home, f"{spec.model.kind}{len(found.report.results)} again")
     for one, other in zip(rows(found.report), rows(again.report), strict=True):
         assert structures(one.network) == structures(other.network)
         assert one.validation_loss == other.validation_loss

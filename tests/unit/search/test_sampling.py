@@ -1,12 +1,13 @@
-"""What Optuna proposes and prunes, from what earlier candidates told."""
+"""What Optuna proposes, from what earlier candidates told."""
 
 from typing import Any
 
 import pytest
 
-from search.plan import PlannedTrial
-from search.sampling import propose, should_prune
-from search.spec import LearnerSettings, SearchSpec
+from search.grid import grid_settings, grid_size, grid_values
+from search.plan import PlannedTrial, planned_trials
+from search.sampling import propose
+from search.spec import LearnerSettings, Range, SearchSpec
 from search.trial import FinishedTrial
 from tests.unit.search.builders import finished, tiny
 
@@ -36,7 +37,7 @@ def test_the_same_history_gives_the_same_proposal() -> None:
     assert one != propose(searched(seed=1), candidate(6), history)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
 def test_proposals_lie_within_the_space_and_keep_what_is_not_drawn(sampler: str) -> None:
     space = {
         "baselines": [],
@@ -67,8 +68,10 @@ def test_proposals_lie_within_the_space_and_keep_what_is_not_drawn(sampler: str)
     assert len(seen) == 12
 
 
-def test_the_sampler_learns_where_losses_are_low() -> None:
-    spec = searched(space={"baselines": [], "starts": ["uniform", "output"]})
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_the_sampler_learns_where_losses_are_low(sampler: str) -> None:
+    space = {"baselines": [], "starts": ["uniform", "output"]}
+    spec = searched(space=space, sampler={"name": sampler})
     history = [
         finished(
             number,
@@ -77,8 +80,68 @@ def test_the_sampler_learns_where_losses_are_low() -> None:
         )
         for number in range(1, 21)
     ]
-    starts = [propose(spec, candidate(number), history) for number in range(21, 41)]
-    assert sum(found is not None and found.start == "uniform" for found in starts) >= 14
+    starts = [propose(spec, candidate(number), history) for number in range(21, 31)]
+    assert sum(found is not None and found.start == "uniform" for found in starts) >= 7
+
+
+def test_a_genetic_sampler_crosses_the_best_of_earlier_generations() -> None:
+    space = {"baselines": [], "groups": [2, 4, 8, 16, 32, 64], "learner": {"group": 2}}
+    spec = searched(space=space, sampler={"name": "nsga2"})
+    history = [
+        finished(number, loss=float(group), settings=LearnerSettings(group=group))
+        for number, group in enumerate([2, 2, 2, 2, 64, 64, 32, 16, 2, 4, 2, 8], start=1)
+    ]
+    groups = [propose(spec, candidate(number), history) for number in range(13, 33)]
+    assert sum(found is not None and found.group <= 4 for found in groups) >= 14
+
+
+def test_a_grid_tries_the_given_settings_and_then_each_point_once() -> None:
+    spec = on_grid(groups=[1, 2, 4], trials=20)
+    found = [propose(spec, candidate(number), []) for number in range(1, 8)]
+    assert found[0] == spec.space.learner.model_copy(update={"structures": "rectangles"})
+    points = {(one.group, one.shrink) for one in found[1:] if one}
+    assert points == {(g, s) for g in (1, 2, 4) for s in (0.01, 0.5)}
+
+
+def test_a_search_has_no_more_candidates_than_its_grid_has_points() -> None:
+    kinds = [trial.kind for trial in planned_trials(on_grid(groups=[1, 2, 4], trials=20))]
+    assert kinds.count("candidate") == 3 * 2 + 1
+    assert [t.kind for t in planned_trials(on_grid(groups=[1], trials=2))].count("candidate") == 2
+
+
+def test_the_given_settings_are_not_tried_twice_where_they_lie_on_the_grid() -> None:
+    spec = on_grid(groups=[1, 2], trials=20, learner={"shrink": 0.5, "sigma_start": 0.1})
+    assert grid_size(spec) == len(grid_settings(spec)) == 4
+
+
+@pytest.mark.parametrize("values", [1, 2, 3, 5])
+def test_a_grid_reaches_from_end_to_end_by_ratio_where_nothing_is_zero(values: int) -> None:
+    spread = grid_values(Range(low=0.01, high=100), values)
+    assert len(spread) == values
+    assert spread[len(spread) // 2] == pytest.approx(1) or values == 2
+    if values > 1:
+        assert (spread[0], spread[-1]) == (0.01, 100)
+    assert grid_values(Range(low=0, high=1), 3) == (0, 0.5, 1)
+    assert grid_values(Range(low=3, high=3), values) == (3,)
+
+
+def on_grid(*, groups: list[int], trials: int, learner: dict[str, Any] | None = None) -> SearchSpec:
+    """A grid over the groups and the two ends of shrink."""
+    fixed = {"low": 0.1, "high": 0.1}
+    names = ("sigma_start", "sigma_end", "structural_rate")
+    ones = {"low": 1.2, "high": 1.2}
+    kept = {"sigma_end": 0.1, "structural_rate": 0.1, "start_excess": 1.2}
+    space = {
+        "baselines": [],
+        "groups": groups,
+        "start_excess": ones,
+        "learner": kept | (learner or {}),
+    }
+    return searched(
+        space=space | dict.fromkeys(names, fixed),
+        sampler={"name": "grid"},
+        compute={"trials": trials},
+    )
 
 
 def test_candidates_that_run_at_the_same_time_are_not_known() -> None:
@@ -112,40 +175,3 @@ def test_failed_cancelled_and_lost_candidates_do_not_mislead_the_sampler() -> No
         finished(4, loss=None, state="PRUNED", curve=((10, 2.0),)),
     ]
     assert propose(searched(), candidate(5), history) is not None
-
-
-GOOD = [
-    finished(number, loss=0.2 + number / 100, curve=((10, 1.0), (20, 0.5), (30, 0.2)))
-    for number in range(1, 6)
-]
-
-
-@pytest.mark.parametrize(
-    ("curve", "expected"),
-    [
-        ([], False),
-        ([(10, 0.9)], False),
-        ([(10, 0.9), (20, 0.4)], False),
-        ([(10, 1.4)], True),
-        ([(10, 1.4), (20, 1.3)], True),
-        ([(15, 9.0)], False),  # nobody else was seen at this step
-    ],
-)
-def test_only_what_is_worse_than_the_median_at_its_step_is_pruned(
-    curve: list[tuple[int, float]], expected: bool
-) -> None:
-    assert should_prune(searched(), candidate(6), GOOD, curve) is expected
-
-
-def test_nothing_is_pruned_before_three_candidates_are_known() -> None:
-    assert not should_prune(searched(), candidate(3), GOOD[:2], [(10, 99.0)])
-    assert should_prune(searched(), candidate(4), GOOD[:3], [(10, 99.0)])
-
-
-def test_a_repeat_is_never_pruned() -> None:
-    assert not should_prune(searched(), candidate(9, repeat=1), GOOD, [(10, 99.0)])
-
-
-def test_pruning_can_be_switched_off() -> None:
-    spec = searched(sampler={"pruner": "none"})
-    assert not should_prune(spec, candidate(6), GOOD, [(10, 99.0)])

@@ -53,10 +53,39 @@ def test_an_unknown_field_is_refused_wherever_it_stands(where: str, value: objec
         tiny(**{where: value})
 
 
-@pytest.mark.parametrize("fields", [{}, {"ratio": 0.5, "absolute": 10}])
-def test_a_budget_is_given_exactly_once(fields: dict[str, float]) -> None:
-    with pytest.raises(ValidationError, match="give either ratio or absolute"):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"ratio": 0.5, "absolute": 10},
+        {"ratio": 0.5, "ratios": [0.5, 0.2]},
+        {"ratios": [0.5, 0.2], "absolute": 10},
+    ],
+)
+def test_a_budget_is_given_exactly_once(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of ratio, ratios and absolute"):
         Budget.model_validate(fields)
+
+
+@pytest.mark.parametrize("ratios", [[], [0.3], [0.3, 0.3], [0.3, 1.2], [0.1] * 9])
+def test_several_budgets_are_two_to_eight_different_shares(ratios: list[float]) -> None:
+    with pytest.raises(ValidationError):
+        Budget.model_validate({"ratios": ratios})
+
+
+def test_several_budgets_are_resolved_each_in_the_order_given() -> None:
+    found = resolve(tiny(budget={"ratios": [0.3, 0.6]}))
+    assert found.budgets == tuple(
+        resolve(tiny(budget={"ratio": ratio})).budget for ratio in (0.3, 0.6)
+    )
+    assert found.budget == found.budgets[1], "the largest is what they share"
+    assert found.under(0).budget == found.budgets[0]
+
+
+def test_the_one_of_several_budgets_that_cannot_be_reached_is_named() -> None:
+    with pytest.raises(BudgetUnreachable, match="rank 1 in all") as told:
+        resolve(tiny(budget={"ratios": [0.5, 0.001]}))
+    assert told.value.field == "budget.ratios[1]"
 
 
 @pytest.mark.parametrize(

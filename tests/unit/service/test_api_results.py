@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from models.structures import LowRank
 from search.profile_report import ProfileReport
 from search.report import Report
 from service import jobs
-from tests.serving import Service, begin, end, play, report_curve, serving
+from tests.serving import SPEC, Service, begin, end, play, report_curve, serving
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,85 @@ def test_the_front_holds_what_nothing_beats(service: Service, search_id: str) ->
         )
         assert not (beaten and item["number"] in best)
     assert 0 in best
+
+
+def test_the_cheapest_network_above_a_floor_is_named(service: Service, search_id: str) -> None:
+    def front(query: str) -> Any:
+        return service.http.get(f"/searches/{search_id}/front?{query}").json()
+
+    assert front("")["cheapest"] is None
+    assert front("metric_floor=0.95")["cheapest"] is None
+    found = front("metric_floor=0.85")
+    assert found["cheapest"]["cost"] == min(item["cost"] for item in found["items"])
+    assert (found["hypervolume"], found["reference_point"]) == (0.25, [1.1, 1.1, 1.1])
+    refused = service.http.get(f"/searches/{search_id}/front?metric_floor=nan")
+    assert refused.status_code == 422
+
+
+def test_what_mattered_is_told_once_it_is_measured(service: Service, search_id: str) -> None:
+    link = service.http.get(f"/searches/{search_id}").json()["links"]["importances"]
+    assert service.http.get(link).json() == {
+        "items": [{"budget_index": 0, "name": "shrink", "fanova": 0.75, "ped_anova": 0.5}]
+    }
+    waiting = service.submit()
+    assert service.http.get(f"/searches/{waiting}/importances").status_code == 404
+
+
+def test_several_budgets_have_a_best_and_a_winner_each(service: Service) -> None:
+    found = service.submit(budget={"ratios": [0.3, 0.2]})
+    play(service, found)
+    search = service.http.get(f"/searches/{found}").json()
+    dense = search["dense_cost"]
+    assert search["budgets"] == [int(0.3 * dense), int(0.2 * dense)]
+    assert search["budget"] == search["budgets"][0]
+    report = Report.model_validate(service.http.get(f"/searches/{found}/report").json())
+    assert report.winners == {5, 7}
+    trials = service.http.get(f"/searches/{found}/trials?kind=candidate").json()["items"]
+    assert [(t["name"], t["budget_index"]) for t in trials] == [
+        ("candidate 5 at 30 %", 0),
+        ("candidate 6 at 30 %", 0),
+        ("candidate 7 at 20 %", 1),
+        ("candidate 8 at 20 %", 1),
+    ]
+    for best, budget in zip(search["bests"], search["budgets"], strict=True):
+        assert best is None or best["cost"] <= budget == best["budget"]
+    for path in (f"/view/{found}", "/", f"/view/compare?trials={found}-5,{found}-7"):
+        assert service.http.get(path).status_code == 200
+    page = service.http.get(f"/view/{found}").text
+    assert "What mattered" in page
+    assert page.count("75.0 %") == 2
+    assert page.count("The winner: ") == 2
+    assert page.count(">winner</span>") == 2
+    assert "30.0, 20.0 % of" in service.http.get("/").text
+
+
+def test_a_search_with_several_objectives_counts_a_candidate_for_every_budget_it_keeps(
+    service: Service,
+) -> None:
+    found = service.submit(
+        budget={"ratios": [0.9, 0.3]},
+        objectives=["validation_loss", "latency"],
+        space=SPEC["space"],
+    )
+    play(service, found)
+    search = service.http.get(f"/searches/{found}").json()
+    assert search["progress"]["total"] == 1 + 2 * 2 + 2 + 1
+    numbers = [None if best is None else best["number"] for best in search["bests"]]
+    assert numbers[0] == 5
+    report = Report.model_validate(service.http.get(f"/searches/{found}/report").json())
+    assert {row.budget_index for row in report.candidates} == {None}
+    assert service.http.get(f"/view/{found}").status_code == 200
+    refused = service.http.post(
+        "/searches", json=SPEC | {"objectives": ["validation_loss", "cost"]}
+    )
+    assert (refused.status_code, refused.json()["field"]) == (422, "budget")
+
+
+def test_a_budget_of_several_that_cannot_be_reached_is_refused(service: Service) -> None:
+    body = SPEC | {"budget": {"ratios": [0.3, 0.0001]}}
+    answer = service.http.post("/searches", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "budget.ratios[1]"
 
 
 def test_two_networks_are_compared_layer_by_layer(service: Service, search_id: str) -> None:

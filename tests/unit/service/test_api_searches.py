@@ -77,7 +77,7 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
             "budget.ratio",
             "budget.ratio is 1.5; it must be less than or equal to 1",
         ),
-        ({"budget": {}}, "budget", "give either ratio or absolute"),
+        ({"budget": {}}, "budget", "exactly one of ratio, ratios and absolute"),
         (
             {"dataset": None},
             "dataset",
@@ -268,3 +268,80 @@ def test_only_data_that_are_there_can_be_searched(tmp_path: Path) -> None:
     # A folder that is not on this machine is the workers' to look into.
     with serving(tmp_path / "other", data=tmp_path / "elsewhere") as two:
         two.submit(dataset="fashion-mnist")
+
+
+def clone(service: Service, search_id: str, changes: dict[str, Any], **headers: str) -> Any:
+    return service.http.post(f"/searches/{search_id}/clone", json=changes, headers=headers)
+
+
+def test_a_clone_has_the_changed_fields_and_knows_the_candidates(service: Service) -> None:
+    first = service.submit(name="loose", space=SPEC["space"] | {"groups": [1, 2]})
+    play(service, first)
+    answer = clone(service, first, {"budget": {"ratio": 0.2}, "compute": {"trials": 5}})
+    assert answer.status_code == 202
+    body = answer.json()
+    assert answer.headers["location"] == f"/v1/searches/{body['id']}" != f"/v1/searches/{first}"
+    assert (body["name"], body["spec"]["budget"]["ratio"]) == ("loose", 0.2)
+    assert body["spec"]["compute"]["trials"] == 5
+    assert body["spec"]["space"]["groups"] == [1, 2]
+    assert body["warm_start"]["search_id"] == first == body["spec"]["warm_start"]
+    assert (body["warm_start"]["told"], body["warm_start"]["outside"]) == (0, 0)  # no settings made
+    assert "told of 0 candidates" in service.http.get(f"/view/{body['id']}").text
+
+
+def test_a_clone_changes_the_way_in_which_the_budget_is_given(service: Service) -> None:
+    first = service.submit()
+    play(service, first)
+    several = clone(service, first, {"budget": {"ratios": [0.3, 0.2]}}).json()
+    assert several["spec"]["budget"]["ratio"] is None
+    again = clone(service, several["id"], {"budget": {"ratio": 0.25}, "warm_start": None}).json()
+    assert (again["spec"]["budget"]["ratios"], again["warm_start"]) == (None, None)
+
+
+def test_a_clone_is_made_once_for_a_key(service: Service) -> None:
+    first = service.submit()
+    play(service, first)
+    key = {"Idempotency-Key": "clone-once"}
+    one, two = (clone(service, first, {"seed": 5}, **key) for _ in range(2))
+    assert one.status_code == two.status_code == 202
+    assert one.json() == two.json()
+    assert clone(service, first, {"seed": 6}, **key).status_code == 409
+
+
+def test_what_has_not_ended_can_be_cloned_without_a_warm_start_alone(service: Service) -> None:
+    first = service.submit()
+    refused = clone(service, first, {"seed": 1})
+    assert refused.status_code == 409
+    assert '"warm_start": null' in refused.json()["detail"]
+    assert clone(service, first, {"seed": 1, "warm_start": None}).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"budget": {"ratio": 2}}, "budget.ratio"),
+        ({"colour": 1}, "colour"),
+        ({"budget": {"ratio": 0.0001}}, "budget"),
+        ({"model": {"hidden": [16]}}, "warm_start"),
+        ({"warm_start": "srch_" + "0" * 32}, "warm_start"),
+        ({"warm_start": "srch_1"}, "warm_start"),
+    ],
+)
+def test_a_clone_that_cannot_work_is_refused_with_the_field(
+    service: Service, changes: dict[str, Any], field: str
+) -> None:
+    first = service.submit()
+    service.http.post(f"/searches/{first}/cancel")
+    before = kept(service)
+    answer = clone(service, first, changes)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == field
+    assert kept(service) == before
+
+
+def test_nothing_is_cloned_of_nothing(service: Service) -> None:
+    assert clone(service, "srch_" + "0" * 32, {}).status_code == 404
+    first = service.submit()
+    assert service.http.post(f"/searches/{first}/clone", json=[1]).status_code == 422
+    plain = service.http.post(f"/searches/{first}/clone", content="{}")
+    assert plain.status_code == 415
