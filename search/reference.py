@@ -91,7 +91,7 @@ def make_reference(
         shutil.copy2(kept / "answers.safetensors", folder / "answers.safetensors")
     profiles = cache / "profiles" / _profile_key(key, resolved)
     measured = profile(network, data, resolved, progress, kept=profiles)
-    menu = make_menu(measured, resolved, [resolved.budget], progress, kept=profiles / "menu.json")
+    menu = make_menu(measured, resolved, resolved.budgets, progress, kept=profiles / "menu.json")
     measured = replace(measured, menu=menu)
     save_profile(folder / "profile.safetensors", measured)
     return network
