@@ -14,8 +14,9 @@ from models.networks.build import build_network
 from models.spec import Mlp, Model, Vit, dense_network
 from search.data import image_data
 from search.pace import race, seconds_of_a_step
+from search.recipe import Training
 from search.report import PLAIN, Execution
-from search.spec import DATASET_TASKS, Training
+from search.spec import DATASET_TASKS
 from search.training import Problem
 
 MODELS: dict[str, Model] = {

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from search.data import Data, Split
+from search.recipe import Device
 from search.report import PLAIN, Execution
-from search.spec import Device
 from search.team import Alone, Team
 
 CPU = torch.device("cpu")

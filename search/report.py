@@ -9,7 +9,7 @@ from models.forms import Form
 from models.frozen import Spec
 from models.spec import NetworkSpec
 from search.plan import TrialKind
-from search.spec import Device, Precision
+from search.recipe import Device, Precision
 
 # The median of timed pairs, and their quartiles.
 Ratio = tuple[float, float, float]

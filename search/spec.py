@@ -36,6 +36,7 @@ from models.spec import (
 )
 from models.structures import LowRank
 from models.structures.sizes import KINDS, Kind
+from search.recipe import Compute, Training
 from search.rules import (
     Fraction,
     Layers,
@@ -72,14 +73,10 @@ BuiltBaseline = Literal[
 BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform", "scratch"]
-Device = Literal["cpu", "cuda", "mps"]
-Precision = Literal["float32", "bfloat16"]
 StructuresName = Literal["auto", "rectangles", "competing", "menu"]
 Objective = Literal["validation_loss", "cost", "latency"]
 SearchId = Annotated[str, Field(pattern=r"^srch_[0-9a-f]{32}$")]
 Tag = Annotated[str, Field(min_length=1, max_length=60)]
-# Every trial is a row from the first moment on, and every epoch a point of its curves.
-Epochs = Annotated[int, Field(gt=0, le=100_000)]
 
 
 class SpecError(ValueError):
@@ -122,42 +119,6 @@ class Budget(Spec):
             return (self.absolute,)
         # A number that the ratio means exactly may come out a little below itself.
         return tuple(int(ratio * dense + 1e-6) for ratio in self.ratios or (self.ratio or 0.0,))
-
-
-class Compute(Spec):
-    """Bounds of the whole search, and on what it runs. Epochs are of training data, for each trial.
-
-    `precision` is of the products in training: losses, saliencies, the optimiser and all that is
-    reported are in float32. With `auto` the reference measures what is faster, and all trials of
-    the search do the same. `compile` generates code for the networks that are trained; with `auto`
-    if that is measured to pay within the reference's training. `processes` share each batch.
-    """
-
-    trials: Annotated[int, Field(ge=0, le=10_000)] = 8
-    epochs: Epochs = 8
-    reference_epochs: Epochs = 20
-    seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None  # a date that can be written
-    parallel: Annotated[int, Field(gt=0, le=1024)] = 1
-    device: Device = "cpu"
-    precision: Precision | Literal["auto"] = "float32"
-    compile: bool | Literal["auto"] = False
-    processes: Annotated[int, Field(gt=0, le=64)] = 1
-
-
-class Training(Spec):
-    """How weights are trained, everywhere in the search: AdamW under a cosine schedule.
-
-    `learning_rate` is for networks from scratch, `tuning_rate` for those made from the reference.
-    With `samples`, no more than so many training samples are learned from: of images the same ones
-    in all epochs, of a text as many windows in each (without, a million characters).
-    """
-
-    batch: Annotated[int, Field(gt=0, le=65_536)] = 64
-    samples: Annotated[int, Field(gt=0, le=100_000_000)] | None = None
-    learning_rate: PositiveFloat = 2e-3
-    tuning_rate: PositiveFloat = 5e-4
-    weight_decay: NonNegativeFloat = 0.01
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.7
 
 
 class Range(Spec):

@@ -16,7 +16,7 @@ from models.spec import ImageTask, MatrixTask, TextTask
 from search.compute import HERE, Engine
 from search.data import Data, Split
 from search.progress import Progress, Update
-from search.spec import Training
+from search.recipe import Training
 
 MATRIX_EPOCH = 100  # full-batch steps that count as one epoch where the data are one matrix
 PASS = 250  # samples of one pass where nothing is learned

@@ -13,7 +13,8 @@ from models.cost import network_macs, network_parameters
 from models.networks.build import build_network
 from models.spec import Gpt, Mixer, Mlp, Vit, dense_network
 from search.data import image_data
-from search.spec import DATASET_TASKS, Training
+from search.recipe import Training
+from search.spec import DATASET_TASKS
 from search.training import Problem, weight_groups
 
 FILE = Path(__file__).with_name("losses.json")

@@ -13,7 +13,7 @@ from models.networks.build import build_network
 from models.spec import TextTask
 from search.data import Data, matrix_data, text_data
 from search.progress import Progress
-from search.spec import Training
+from search.recipe import Training
 from search.training import (
     MATRIX_EPOCH,
     NotFiniteError,
