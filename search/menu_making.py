@@ -5,7 +5,9 @@ answers in its outputs. An item's error is tr(D C D^T) / tr(W C W^T); its harm t
 the movement of the answers to second order, or without a curvature sensitivity times error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -61,15 +63,31 @@ def make_menu(
     Raises StoppedError between two layers.
     """
     known = _FITS.validate_json(kept.read_bytes()) if kept.exists() else {}
-    fits, menus = dict(known), []
-    for index, p in enumerate(measured.layers):
-        stop_if_asked(progress)
-        progress.report(Update("menu", index, len(measured.layers), unit="layer"))
-        menus.append(_layer_menu(p, resolved, asked, fits))
+    with _side_by_side() as pool:
+        made = [pool.submit(_layer_menu, p, resolved, asked, known) for p in measured.layers]
+        menus, fits = [], dict(known)
+        for index, future in enumerate(made):
+            stop_if_asked(progress)
+            progress.report(Update("menu", index, len(made), unit="layer"))
+            menu, found = future.result()
+            menus.append(menu)
+            fits |= found
     if len(fits) > len(known):
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_text(kept, _FITS.dump_json(fits).decode())
     return Menu(layers=tuple(menus))
+
+
+@contextmanager
+def _side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute one layer each, with one thread: so their sums have no other order."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def build_item(p: LayerProfile, item: MenuItem) -> StructuredLinear:
@@ -88,20 +106,22 @@ def near_shares(asked: Sequence[int], dense: int) -> tuple[float, ...]:
 
 
 def _layer_menu(
-    p: LayerProfile, resolved: ResolvedSearch, asked: Sequence[int], fits: Fits
-) -> LayerMenu:
+    p: LayerProfile, resolved: ResolvedSearch, asked: Sequence[int], known: Fits
+) -> tuple[LayerMenu, Fits]:
+    """Make the menu of one layer, and tell what had to be fitted for it."""
     rule, layer = resolved.rules.get(p.layer.name), p.layer
     kinds: Sequence[MenuKind] = ("dense", *resolved.structures)
     shares = near_shares(asked, resolved.dense_cost)
     if rule is not None:
         kinds, shares = rule.kinds(resolved.structures), SHARES
     ruler = _Ruler(p)
+    fits: Fits = {}
 
     def found(kind: Kind, share: float | None, make: Callable[[], Sequence[Fit]]) -> Sequence[Fit]:
         key = f"{layer.name}/{kind}/{'all' if share is None else share}"
-        if key not in fits:
+        if key not in known:
             fits[key] = tuple(make())
-        return fits[key]
+        return fits[key] if key in fits else known[key]
 
     items: list[MenuItem] = []
     for kind in kinds:
@@ -119,7 +139,7 @@ def _layer_menu(
                 for fit in found(kind, share, partial(_within, ruler, kind, share))
             }
             items += [_item(kind, p, fit) for fit in fitted.values()]
-    return LayerMenu(layer=layer, items=tuple(items))
+    return LayerMenu(layer=layer, items=tuple(items)), fits
 
 
 def _item(kind: MenuKind, p: LayerProfile, fit: Fit) -> MenuItem:

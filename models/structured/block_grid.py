@@ -203,9 +203,9 @@ def _descend(blocks: Tensor, start: BlockTerms, keep: Tensor, moment: Tensor) ->
     lower = _roots(moment, width)
     rest = _rest(blocks, start)
     energy = _error(blocks.transpose(1, 2).flatten(2), moment)
-    before = _error(rest, moment)
+    seen = rest @ moment
+    before = float((seen * rest).sum())
     for sweep in range(MAXIMUM_SWEEPS):
-        seen = rest @ moment
         for group in range(groups):
             inside = slice(group * width, (group + 1) * width)
             old = left[:, group] @ right[:, group]
@@ -225,7 +225,8 @@ def _descend(blocks: Tensor, start: BlockTerms, keep: Tensor, moment: Tensor) ->
             change = old - left[:, group] @ right[:, group]
             rest[:, :, inside] += change
             seen += change @ moment[inside]
-        after = _error(rest, moment)
+        seen = rest @ moment  # anew: what was added to it has rounding errors
+        after = float((seen * rest).sum())
         if before - after <= SMALLEST_GAIN * energy:
             break
         before = after

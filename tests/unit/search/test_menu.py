@@ -81,6 +81,18 @@ def test_a_second_menu_for_another_budget_fits_only_what_is_new(
     assert make_menu(measured, resolved, [budget], Silent(), kept=file) == first
 
 
+def test_a_menu_is_the_same_from_one_thread_and_from_two(trained: Trained, tmp_path: Path) -> None:
+    made = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        file, budgets = tmp_path / f"{threads}.json", [trained.resolved.budget]
+        made.append(
+            make_menu(trained.reference.profile, trained.resolved, budgets, Silent(), kept=file)
+        )
+        assert torch.get_num_threads() == threads
+    assert made[0] == made[1]
+
+
 def test_sizes_are_fitted_one_by_one_near_the_budgets_only() -> None:
     assert near_shares([20], 100) == (0.15, 0.2, 0.3)
     assert near_shares([5, 60], 100) == (0.05, 0.07, 0.4, 0.5, 0.7)
