@@ -236,7 +236,7 @@ def _ended(
             assert outcome.metrics is not None
             outcome.metrics.update(_measured(load_execution(run.folder) or Execution()))
             measured = load_reference(run.folder, run.resolved).profile
-            profile = summarise(measured, run.resolved, [run.resolved.budget])
+            profile = summarise(measured, run.resolved, run.resolved.budgets)
             return replace(outcome, profile=profile)
         case "baseline":
             return _baseline(run)

@@ -45,14 +45,17 @@ def test_one_worker_or_two_find_the_same_structures(tmp_path: Path) -> None:
 
 def test_the_same_search_submitted_again_deploys_the_same_forms(tmp_path: Path) -> None:
     # No candidates: every process that is started takes seconds.
-    small = SPEC | {"compute": SPEC["compute"] | {"trials": 0}}
-    rows = []
+    small = SPEC | {"budget": {"ratio": 0.5}, "compute": SPEC["compute"] | {"trials": 0}}
+    rows, profiles = [], []
     with Installation(tmp_path / "home").running() as installed:
         installed.start_worker()
         for name in ("once", "again"):
             search_id = installed.submit(small | {"name": name})
             assert installed.wait_for_end(search_id)["state"] == "SUCCEEDED", installed.logs()
             rows += installed.get(f"{search_id}/report")["baselines"]
+            profiles.append(installed.get(f"{search_id}/profile"))
+    assert profiles[0] == profiles[1]
+    assert profiles[0]["allocations"][0]["layers"][0]["layer"] == "layers.0"
     first, second = (row["forms"] for row in rows)
     assert first.keys() == {"layers.0", "layers.1"}
     assert first == second
