@@ -20,8 +20,9 @@ CURVES: tuple[Kind, ...] = tuple(kind for kind in NAMES if kind in CLOSED_KINDS)
 
 
 def chosen(name: Kind, weight: Tensor, macs: int) -> Structure | None:
-    """The member within the MACs that suits the matrix best, or ValueError if there is none."""
+    """The member within the MACs that suits the matrix best, if there is any."""
     rows, columns = weight.shape
     if name in GRID_KINDS:
         return largest_within(name, rows=rows, columns=columns, budget=macs)
-    return error_curve(name, weight, shares=(macs / weight.numel(),)).best_within(macs)
+    curve = error_curve(name, weight, shares=(macs / weight.numel(),))
+    return curve.best_within(macs) if (curve.macs <= macs).any() else None

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from models.forms import Form
 from models.networks.build import build_network
 from models.spec import NetworkSpec
+
+T = TypeVar("T")
 
 WEIGHTS, SPEC, PROGRAM = "network.safetensors", "network.json", "network.pt2"
 FORMS = "forms.json"
@@ -58,13 +60,7 @@ def save_network(folder: Path, spec: NetworkSpec, module: nn.Module) -> None:
 
 def load_spec(folder: Path) -> NetworkSpec:
     """Read the spec of a saved network."""
-    path = folder / SPEC
-    try:
-        return NetworkSpec.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{path} is not a network's spec: {error}") from error
+    return _read(folder / SPEC, NetworkSpec.model_validate_json, "is not a network's spec")
 
 
 def save_forms(folder: Path, forms: Mapping[str, Form]) -> None:
@@ -74,13 +70,7 @@ def save_forms(folder: Path, forms: Mapping[str, Form]) -> None:
 
 def load_forms(folder: Path) -> dict[str, Form]:
     """Read what `save_forms` wrote, for `models.deployment.with_forms`."""
-    path = folder / FORMS
-    try:
-        return _FORMS.validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{path} does not say in which form layers run: {error}") from error
+    return _read(folder / FORMS, _FORMS.validate_json, "does not say in which form layers run")
 
 
 def load_network(folder: Path) -> nn.Module:
@@ -134,6 +124,16 @@ def export(
 def write_text(path: Path, text: str) -> None:
     """Write a file of text, wholly or not at all."""
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _read(path: Path, validate: Callable[[str], T], words: str) -> T:
+    """Read a file of JSON; `words` say of one that is not valid what is wrong with it."""
+    try:
+        return validate(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path} {words}: {error}") from error
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -117,8 +117,8 @@ def deploy_network(
     """Copy a network with every structured layer in its fastest form for this many samples.
 
     Layers that are used alike are measured once; one whose use `chosen` has takes the form from
-    there. What comes back as `chosen` is all of that and what was measured. ValueError where `spec`
-    names a layer that the network has not, or no sample is given.
+    there, if it admits that form still. What comes back as `chosen` is all of that and what was
+    measured. ValueError where `spec` names a layer that the network has not, or no sample is given.
     """
     _check_count("batch", batch)
     known = {one.use: one.form for one in chosen}
@@ -128,7 +128,7 @@ def deploy_network(
             continue
         module = _structured(_submodule(network, layer.name), layer.name)
         use = _use(layer, module, batch=batch)
-        if use not in known:
+        if known.get(use) not in _admitted(module):
             known[use] = deploy(module, tokens=use.tokens, generator=generator, timer=timer).form
         forms[layer.name] = known[use]
     return DeployedNetwork(
@@ -146,7 +146,7 @@ def with_forms(network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
     copied = copy.deepcopy(network)
     for name, form in forms.items():
         layer = _structured(_submodule(copied, name), name)
-        admitted = ("dense", *_forms(layer))
+        admitted = _admitted(layer)
         if form not in admitted:
             words = f"{layer.spec.in_words()} admits {' or '.join(admitted)}"
             raise ValueError(f"the form of {name} is {form}, but {words}")
@@ -184,6 +184,10 @@ def _structured(layer: nn.Module, argument: str) -> StructuredLinear:
 def _check_count(argument: str, count: int) -> None:
     if count < 1:
         raise ValueError(f"{argument} is {count}, but a measurement admits 1 or more")
+
+
+def _admitted(layer: StructuredLinear) -> tuple[Form, ...]:
+    return ("dense", *_forms(layer))
 
 
 def _forms(layer: StructuredLinear) -> tuple[Form, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,8 +20,10 @@ def forms_file(spec: SearchSpec, *, cache: Path, threads: int) -> Path:
     """Name the choices of one search by all that its numbers and its machine's times depend on."""
     facts = spec.model_dump(mode="json", exclude={"name", "tags"}) | {
         "threads": threads,
+        "matnas": version("matnas"),
         "torch": torch.__version__,
         "processor": processor(),
+        "cards": [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())],
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return cache / "forms" / f"{key}.json"

@@ -68,9 +68,10 @@ def measure(
 ) -> Report:
     """Measure all complete trials from their files, and export the best for plain torch.
 
-    Beside each network lie then the forms in which its layers run. Those that this search, or the
-    same one earlier, has chosen are in `cache`, with the machine-wide lock. Validation chooses each
-    budget's best candidate and winner; only then is the test part read.
+    Beside each network that is measured, all but repeats, lie then the forms in which its layers
+    run. Those that this search, or the same one earlier, has chosen are in `cache`, with the
+    machine-wide lock. Validation chooses each budget's best candidate and winner; only then is the
+    test part read.
     """
     lock, kept = cache / "latency.lock", forms_file(spec, cache=cache, threads=threads)
     complete = [trial for trial in history if trial.state == "COMPLETE"]

@@ -4,11 +4,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from models.structured.changes import state
 from models.structures.convolution import ConvolutionSpec
 
 SKEW = 1e-2  # of its largest number: half precision rounds a second moment by less
 
-# The second moments that were found to be symmetric: each curve of a layer asks for the same.
+# The second moments that were found to be symmetric, and in which state: each curve of a layer asks
+# for the same.
 _SYMMETRIC = WeakIdKeyDictionary()
 
 
@@ -37,14 +39,15 @@ def check_target(
 def check_symmetric(second_moment: Float[Tensor, "columns columns"]) -> None:
     """Raise ValueError where this is no second moment, but for what half precision rounds."""
     seen = not second_moment.is_inference()  # whose changes cannot be seen
-    version = second_moment._version if seen else -1  # noqa: SLF001  counts changes in place
-    if seen and _SYMMETRIC.get(second_moment) == version:
+    now = state(second_moment) if seen else None
+    if seen and _SYMMETRIC.get(second_moment) == now:
         return
     skew = (second_moment - second_moment.T).abs().max()
+    check_finite("second_moment", skew)  # no number anywhere makes it none
     if skew > SKEW * second_moment.abs().max():
         raise ValueError("second_moment is not symmetric, but E[x x^T] is")
     if seen:
-        _SYMMETRIC[second_moment] = version
+        _SYMMETRIC[second_moment] = now
 
 
 def check_bias(bias: Tensor | None, *, rows: int) -> None:

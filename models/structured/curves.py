@@ -25,7 +25,17 @@ from models.structured.output_error import output_error
 from models.structured.rectangle_choice import choose_rectangles
 from models.structured.sums_choice import choose_sum
 from models.structures import Einsum, Gblr, Rectangle, Structure
-from models.structures.sizes import SHARES, Kind, budgets, cost, grid, knob, kronecker, saves
+from models.structures.sizes import (
+    CHOSEN_KINDS,
+    SHARES,
+    Kind,
+    budgets,
+    cost,
+    grid,
+    knob,
+    kronecker,
+    saves,
+)
 
 
 def error_curve(  # noqa: PLR0911, PLR0912 - one for each kind
@@ -38,17 +48,22 @@ def error_curve(  # noqa: PLR0911, PLR0912 - one for each kind
 ) -> ErrorCurve:
     """All sizes of a kind that save something over dense, the cheapest first; there may be none.
 
-    Where a closed form exists, all of them, with errors as it promises. Elsewhere the largest
-    within these shares of a dense matrix's cost, each projected by a copy of the generator, which
-    stays as it is: so `project` gets the same error. Tiles, ranks and rectangles stand where the
-    matrix has most to explain.
+    Where a closed form exists, all of them. Without C these errors are the ones that `project`
+    reaches, or bounds from above where two cores are padded; with C some are exact for the
+    regularised C (low rank, SVDP, block diagonal, diagonals) and others bounds, so that kinds are
+    not to be ranked by them: `fitted_error` tells of a chosen size what `project` leaves.
+
+    Elsewhere the ones that hold most within these shares of a dense matrix's cost, each projected
+    by a copy of the generator, which stays as it is: so `project` gets the same error. Tiles, ranks
+    and rectangles stand where the matrix has most to explain.
     """
     check_target(weight, second_moment)
     rows, columns = weight.shape
     sides = {"rows": rows, "columns": columns}
-    if not grid(kind, **sides, shares=(1.0,)):
+    # Where the matrix chooses the places of rectangles, none that are drawn tell what there is.
+    if kind not in CHOSEN_KINDS and not grid(kind, **sides, shares=(1.0,)):
         return _none()
-    draws = generator or torch.Generator().manual_seed(0)
+    draws = _draws(generator)
     members: Iterable[tuple[Structure, float]]
     match kind:
         case "low rank":
@@ -118,9 +133,13 @@ def fitted_error(
     structure: Structure,
     second_moment: Float[Tensor, "columns columns"] | None = None,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
 ) -> float:
-    """The relative squared (output) error that `project` leaves, with a copy of the generator."""
+    """The relative squared (output) error that `project` leaves, with a copy of the generator.
+
+    By these, members of different kinds are ranked.
+    """
+    generator = _draws(generator)
     with torch.no_grad():
         layer = project(
             weight, structure, second_moment=second_moment, generator=generator.clone_state()
@@ -141,6 +160,13 @@ def _rectangles(
 ) -> Iterator[tuple[Gblr, float]]:
     """Yield what was chosen within every budget or, where that is better, low rank as it is."""
     rows, columns = weight.shape
+    fits: dict[Gblr, float] = {}  # of some budgets the choice is the same
+
+    def fitted(one: Gblr) -> float:
+        if one not in fits:
+            fits[one] = fitted_error(weight, one, second_moment, generator=generator)
+        return fits[one]
+
     low_ranks = low_rank.error_curve(weight, second_moment).errors
     chosen = choose_rectangles(
         weight, second_moment, rank=rank, budgets=within, generator=generator.clone_state()
@@ -148,21 +174,25 @@ def _rectangles(
     for budget, found in zip(within, chosen, strict=True):
         if found is None:
             continue
-        error = fitted_error(weight, found, second_moment, generator=generator)
+        error = fitted(found)
         whole = min(budget // (rows + columns), rows, columns)
         if not whole or error <= float(low_ranks[whole - 1]):
             yield found, error
         else:
             place = {"row_start": 0, "row_count": rows, "column_start": 0, "column_count": columns}
             plain = Gblr(rectangles=(Rectangle(**place, rank=whole),))
-            yield plain, fitted_error(weight, plain, second_moment, generator=generator)
+            yield plain, fitted(plain)
 
 
 def _listed(
     kind: Kind, members: Iterable[tuple[Structure, float]], *, rows: int, columns: int
 ) -> ErrorCurve:
-    """The curve of fitted members in the order of their cost, one of each cost."""
-    found = {cost(kind, one, rows=rows, columns=columns): (one, error) for one, error in members}
+    """The curve of fitted members in the order of their cost, the best of each cost."""
+    found: dict[int, tuple[Structure, float]] = {}
+    for one, error in members:
+        taken = cost(kind, one, rows=rows, columns=columns)
+        if taken not in found or error < found[taken][1]:
+            found[taken] = (one, error)
     sizes = [found[each][0] for each in sorted(found)]
     if not sizes:
         return _none()
@@ -185,6 +215,10 @@ def _saving(kind: Kind, curve: ErrorCurve, *, rows: int, columns: int) -> ErrorC
         errors=curve.errors[kept],
         structure=lambda index: curve.structure(int(kept[index])),
     )
+
+
+def _draws(generator: torch.Generator | None) -> torch.Generator:
+    return torch.Generator().manual_seed(0) if generator is None else generator
 
 
 def _none() -> ErrorCurve:

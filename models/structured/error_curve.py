@@ -1,4 +1,4 @@
-"""Cost and error of every size of one structure on one matrix, found by one decomposition."""
+"""Cost and error of the sizes of one structure on one matrix."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ S = TypeVar("S", default=Structure)
 
 @dataclass(frozen=True, slots=True)
 class ErrorCurve(Generic[S]):
-    """Nested sizes, the cheapest first; `structure` gives the spec of the size at an index.
+    """Sizes, the cheapest first; `structure` gives the spec of the size at an index.
 
     Errors are relative and squared: of the matrix, or of the outputs where C was given.
     """

@@ -36,14 +36,14 @@ def settled(
     """
     size = target.norm()
     target, tensors = target / size, _scaled(tensors, size**-0.5)
-    errors, damping = [], FIRST
+    damping = FIRST
+    errors = [float((_matrix(*tensors) - target).square().sum())]
     for _ in range(steps):
-        matrix, slopes = with_derivatives(*tensors)
-        rest = (matrix - target).flatten()
-        errors.append(float(rest.square().sum()))
         is_stuck = len(errors) > LOOK_BACK and errors[-1] > PROGRESS * errors[-LOOK_BACK]
         if errors[-1] < enough or is_stuck:
             break
+        matrix, slopes = with_derivatives(*tensors)
+        rest = (matrix - target).flatten()
         curvature, slope = slopes @ slopes.T, slopes @ rest
         ridge = curvature.diagonal() + FLOOR * curvature.diagonal().max()
         for _ in range(TRIES):
@@ -53,6 +53,7 @@ def settled(
             error = float((_matrix(*moved) - target).square().sum())
             if info == 0 and error < errors[-1]:
                 tensors, damping = moved, damping * EASED
+                errors.append(error)
                 break
             damping *= TIGHTENED
         else:

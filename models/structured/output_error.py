@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from models.structured.changes import State, state
+
 # Directions the data never excite are given this share of the mean input energy: enough to make C
 # invertible in float64, too little to move the optimum. C summed in float32 may need more.
 REGULARISATION = 1e-7
@@ -30,12 +32,12 @@ def output_error(
 class _Known:
     """What was found of a second moment, as long as nobody has changed it."""
 
-    version: int
+    state: State
     share: float
     moment: Tensor
-    # Of the matrix that asked last, and its version.
+    # Of the matrix that asked last, and its state.
     matrix: "weakref.ref[Tensor] | None" = None
-    matrix_version: int = 0
+    matrix_state: State | None = None
     outputs: Tensor | None = None
 
 
@@ -65,19 +67,19 @@ def outputs(
     if weight.is_inference() or second_moment.is_inference():
         return weight.detach().double() @ regularised(second_moment)
     known = _known(second_moment, REGULARISATION)
-    version = weight._version  # noqa: SLF001  as below
+    now = state(weight)
     asked = known.matrix is not None and known.matrix() is weight
-    if known.outputs is None or not asked or known.matrix_version != version:
+    if known.outputs is None or not asked or known.matrix_state != now:
         known.outputs = weight.detach().double() @ known.moment
-        known.matrix, known.matrix_version = weakref.ref(weight), version
+        known.matrix, known.matrix_state = weakref.ref(weight), now
     return known.outputs
 
 
 def _known(second_moment: Tensor, share: float) -> _Known:
     known: _Known | None = _KNOWN.get(second_moment)
-    version = second_moment._version  # noqa: SLF001  how torch itself sees changes in place
-    if known is None or (known.version, known.share) != (version, share):
-        known = _Known(version, share, _regularised(second_moment, share))
+    now = state(second_moment)
+    if known is None or (known.state, known.share) != (now, share):
+        known = _Known(now, share, _regularised(second_moment, share))
         _KNOWN[second_moment] = known
     return known
 

@@ -59,6 +59,8 @@ def _beginning(rectangles: Sequence[Rectangle], budget: int) -> Gblr | None:
         before = merged.get(place)
         has, size = (before.rank, before.size) if before else (0, 0)
         most = min(has + one.rank, one.row_count, one.column_count)
+        if has == most:
+            continue  # it holds all that is there
         ways = (one.model_copy(update={"rank": rank}) for rank in range(most, has, -1))
         grown = next((way for way in ways if way.size - size <= left), None)
         if grown is not None:

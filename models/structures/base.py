@@ -97,7 +97,7 @@ def check_sides(
 def check_divides(name: str, value: int, **numbers: int) -> None:
     """Raise ValueError with the argument, its value and what divides all of these numbers."""
     common = gcd(*numbers.values())
-    if common % value:
+    if value < 1 or common % value:
         whole = " and ".join(f"{whom} {number}" for whom, number in numbers.items())
         listed = [str(one) for one in range(1, min(common, LISTED) + 1) if common % one == 0]
         more = ", ..." if common > LISTED else ""

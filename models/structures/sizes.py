@@ -107,13 +107,14 @@ def cost(kind: Kind, structure: StructureSpec, *, rows: int, columns: int) -> in
 def budgets(*, rows: int, columns: int, shares: Sequence[float] = SHARES) -> list[int]:
     """What the shares of a dense matrix come to, rising, all below the whole."""
     dense = rows * columns
-    return sorted({min(int(share * dense), dense - 1) for share in shares})
+    # A share that was so many of them over all comes to as many again, though it was rounded.
+    return sorted({min(int(share * dense + 1e-6), dense - 1) for share in shares})
 
 
 def grid(
     kind: Kind, *, rows: int, columns: int, shares: Sequence[float] = SHARES
 ) -> tuple[Structure, ...]:
-    """The largest members within shares of a dense matrix's cost, the cheapest first.
+    """Of each share of a dense matrix's cost the member that holds most, the cheapest first.
 
     All fit and cost less than dense and more than the one before; there may be none. Where a matrix
     chooses the places of tiles, rectangles or ranks, these stand anywhere.
@@ -129,7 +130,10 @@ def grid(
 def largest_within(  # noqa: PLR0911, PLR0912 - one for each kind
     kind: Kind, *, rows: int, columns: int, budget: int
 ) -> Structure | None:
-    """The largest member that fits the matrix and costs at most so much, if there is any."""
+    """The member that holds most of those that fit and cost at most so much, if there is any.
+
+    A dearer one may fit: of more blocks, of which some are padding alone.
+    """
     room = Room(kind, rows, columns, budget)
     if budget < 1:
         return None
@@ -254,7 +258,10 @@ class Room:
         return make(low) if low else None
 
     def fewest(self, make: Callable[[int], S]) -> S | None:
-        """The member with the smallest knob that fits: of n blocks costs no less than dense / n."""
+        """The member with the smallest knob that fits: of n blocks costs no less than dense / n.
+
+        More blocks may cost more where they are padded, but never hold more of the matrix.
+        """
         if self.budget < 1:
             return None
         least = -(-self.rows * self.columns // self.budget)
@@ -283,22 +290,34 @@ def some_ranks(room: Room, blocks: int) -> BlockLowRank | None:
     return BlockLowRank(ranks=rows) if any(ranks) else None
 
 
-def some_rectangles(room: Room, rank: int) -> Gblr | None:
-    """As many rectangles as the budget has room for, overlapping, some around the border."""
+def some_rectangles(room: Room, rank: int) -> Gblr:
+    """As many rectangles as the budget has room for, overlapping, some around the border.
+
+    The last has as many ranks as are left for it. An only one for which not one is left is smaller.
+    """
     drawn, left = _drawing(rank), room.budget
     found: list[Rectangle] = []
     while True:
+        top, tall = drawn.random(), max(1, int(drawn.uniform(0.3, 0.8) * room.rows))
+        first, wide = drawn.random(), max(1, int(drawn.uniform(0.3, 0.8) * room.columns))
         one = Rectangle(
-            row_start=int(drawn.random() * room.rows),
-            row_count=max(1, int(drawn.uniform(0.3, 0.8) * room.rows)),
-            column_start=int(drawn.random() * room.columns),
-            column_count=max(1, int(drawn.uniform(0.3, 0.8) * room.columns)),
-            rank=rank,
+            row_start=int(top * room.rows),
+            row_count=tall,
+            column_start=int(first * room.columns),
+            column_count=wide,
+            rank=min(rank, tall, wide),
         )
-        if one.size > left:
-            return Gblr(rectangles=tuple(found)) if found else None
-        found.append(one)
-        left -= one.size
+        ways = (one.model_copy(update={"rank": each}) for each in range(one.rank, 0, -1))
+        last = next((way for way in ways if way.size <= left), None)
+        if last is None and not found:
+            half = max(1, left // 2)
+            sides = {"row_count": min(tall, half), "column_count": min(wide, half)}
+            last = one.model_copy(update=sides | {"rank": 1})
+        if last is not None:
+            found.append(last)
+            left -= last.size
+        if last is None or last != one:
+            return Gblr(rectangles=tuple(found))
 
 
 def _monarch(blocks: int, *, rows: int, columns: int) -> Btt:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.structures.sizes import KINDS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,6 +50,19 @@ def test_the_page_of_the_structures_runs_from_top_to_bottom(
     assert wanted
     for number in wanted:
         assert number in [pytest.approx(one, abs=2e-3) for one in numbers]
+
+
+def test_the_table_of_kinds_has_each_once() -> None:
+    """`BLAST, 4 x 4`, `16 x 16` are two: the last words of a name stand for others."""
+    page = (ROOT / "docs" / "structures.md").read_text(encoding="utf-8")
+    listed: list[str] = []
+    for row in re.findall(r"^\| (`.*?) \|", section(page, "Sizes"), re.MULTILINE):
+        first, *others = re.findall(r"`(.*?)`", row)
+        listed.append(first)
+        for other in others:
+            begins = re.sub(r"\d+( x \d+)?$", "", first)
+            listed.append(other if begins == first else begins + other)
+    assert sorted(listed) == sorted(KINDS)
 
 
 def test_the_readme_shows_structures_as_they_are(

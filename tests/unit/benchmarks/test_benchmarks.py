@@ -10,7 +10,7 @@ import torch
 from benchmarks import latency, layers, tables
 from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
-from benchmarks.sizes import NAMES
+from benchmarks.sizes import NAMES, chosen
 from benchmarks.timing import FEWEST, ratio, rounds_of
 from models.structures.sizes import Kind, largest_within
 
@@ -49,6 +49,11 @@ def test_a_size_uses_up_most_of_its_macs_and_no_more(name: Kind, rows: int, colu
         if structure is not None:
             structure.check_fits(rows=rows, columns=columns)
             assert least * macs < structure.mac_count(rows=rows, columns=columns) <= macs
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_nothing_is_cheap_enough_no_size_is_chosen(name: Kind) -> None:
+    assert chosen(name, torch.randn(12, 10), 0) is None
 
 
 def test_a_cell_of_the_latency_benchmark_makes_a_line_and_a_table() -> None:

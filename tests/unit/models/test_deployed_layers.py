@@ -205,6 +205,21 @@ def test_what_was_chosen_is_not_measured_again() -> None:
         torch.testing.assert_close(again.network(x), other(x))
 
 
+def test_a_form_that_is_not_admitted_any_more_is_chosen_anew() -> None:
+    spec = network_spec()
+    network = build_network(spec, generator=generator()).eval()
+    ticks = clock({"packed": 3.0, "sliced": 1.0, "structured": 1.0, "dense": 2.0})
+    first = deploy_network(network, spec, batch=7, generator=generator(), timer=ticks)
+    of_others = [
+        ChosenForm(use=one.use, form="structured" if one.form == "sliced" else "factors")
+        for one in first.chosen
+    ]
+    again = deploy_network(
+        network, spec, batch=7, generator=generator(), chosen=of_others, timer=ticks
+    )
+    assert (again.forms, again.chosen) == (first.forms, first.chosen)
+
+
 @pytest.mark.parametrize(
     ("batch", "dtype", "changes"),
     [

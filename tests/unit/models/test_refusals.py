@@ -132,6 +132,12 @@ def test_divisors_of_large_numbers_are_named_as_far_as_they_are_looked_for() -> 
         check_divides("a", 3, b=2**13)
 
 
+@pytest.mark.parametrize("value", [0, -3])
+def test_no_divisor_is_below_one(value: int) -> None:
+    with pytest.raises(ValueError, match=f"a is {value}, but b 6 admits 1, 2, 3, 6$"):
+        check_divides("a", value, b=6)
+
+
 def test_no_images_have_no_second_moment() -> None:
     with pytest.raises(ValueError, match="images is 0, but their mean admits 1 and more"):
         patch_second_moment(torch.ones(0, 4, 5, 5), CONVOLUTION)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from models.structured import low_rank
+from models.structured.checks import check_symmetric
 from models.structured.output_error import outputs, regularised
 
 
@@ -39,6 +40,29 @@ def test_a_matrix_that_is_gone_is_not_mistaken_for_the_next() -> None:
         expected = weight @ regularised(second_moment)
         torch.testing.assert_close(outputs(weight, second_moment), expected)
         del weight
+
+
+def test_what_torch_does_not_see_changed_is_seen() -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    first = outputs(weight, second_moment)
+    weight.data.mul_(2)
+    torch.testing.assert_close(outputs(weight, second_moment), 2 * first)
+    numbers = second_moment.numpy()
+    numbers *= 3
+    torch.testing.assert_close(outputs(weight, second_moment), 6 * first)
+    low_rank.error_curve(weight, second_moment)
+    second_moment.data[0, 1] += 9
+    with pytest.raises(ValueError, match="not symmetric"):
+        low_rank.error_curve(weight, second_moment)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_second_moment_that_is_not_finite_is_refused_each_time(number: float) -> None:
+    second_moment = moment(5)
+    second_moment[2, 2] = number
+    for _ in range(2):
+        with pytest.raises(ValueError, match="second_moment holds numbers that are not finite"):
+            check_symmetric(second_moment)
 
 
 def test_in_inference_mode_nothing_is_kept() -> None:

@@ -15,7 +15,7 @@ from models.structured import (
     ToeplitzLikeLinear,
 )
 from models.structured.build import build_layer, project
-from models.structured.low_displacement_fit import with_derivatives
+from models.structured.low_displacement_fit import settled, with_derivatives
 from models.structured.output_error import output_error
 from models.structured.weighted_shifts import krylov
 from models.structures import (
@@ -172,6 +172,19 @@ def test_planted_learned_operators_are_found(
     weight = layer.to_dense().detach()
     found = project(weight, LowDisplacementRank.model_validate({"rank": 3, **sizes}))
     assert relative_error(found, weight) < 1e-2
+
+
+def test_the_error_that_is_told_is_of_the_operators_that_are_given() -> None:
+    target = normal(6, 5)
+    shapes = (1, 6), (1, 5), (2, 6), (2, 5)
+    tensors = [normal(*shape, seed=turn) for turn, shape in enumerate(shapes)]
+    before = 1.0
+    for steps in range(4):
+        (row, column, left, right), error = settled(target, tensors, steps, 0.0)
+        rest = krylov(row, left.T, 6) @ krylov(column, right.T, 6).T - target
+        assert error == pytest.approx(float(rest.norm() / target.norm()) ** 2)
+        assert steps == 0 or error < before
+        before = error
 
 
 @pytest.mark.parametrize("bands", [1, 3])

@@ -11,6 +11,7 @@ from models.cost import layer_cost, network_macs, network_parameters
 from models.deployment import with_forms
 from models.forms import ChosenForm, Form
 from models.spec import NetworkSpec
+from models.structured import DenseLinear
 from models.structures import Dense, Gblr, Structure
 from search.data import Data, load_data
 from search.evaluation import network_cost
@@ -245,7 +246,18 @@ def test_a_repeat_of_a_baseline_runs_in_the_forms_of_the_first(home: Path) -> No
     )
     folder = found.folders[repeat] / "export"
     assert structures(load_spec(folder)) == structures(first.network)
-    with_forms(load_network(folder), first.forms)
+    assert not (folder / "forms.json").exists()  # which only a measured network has
+    network, inputs = load_network(folder), loaded(spec, home).validation.inputs[:5]
+    for form in ("structured", "dense"):
+        forms: dict[str, Form] = dict.fromkeys(first.forms, form)
+        fast = with_forms(network, forms)
+        for name in forms:
+            assert isinstance(fast.get_submodule(name), DenseLinear) == (form == "dense")
+        with torch.inference_mode():
+            torch.testing.assert_close(fast(inputs), network(inputs), rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        run_as_first = with_forms(network, first.forms)(inputs)
+        torch.testing.assert_close(run_as_first, network(inputs), rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_search_again_takes_the_forms_that_were_chosen(tmp_path: Path) -> None:
@@ -276,11 +288,15 @@ def other(chosen: ChosenForm) -> Form:
     return "sliced" if isinstance(chosen.use.structure, Gblr) else "structured"
 
 
-def test_other_searches_machines_and_threads_choose_for_themselves(tmp_path: Path) -> None:
+def test_other_searches_machines_and_threads_choose_for_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = forms_file(tiny(), cache=tmp_path, threads=1)
     assert file == forms_file(tiny(name="another name"), cache=tmp_path, threads=1)
     assert file != forms_file(tiny(), cache=tmp_path, threads=2)
     assert file != forms_file(tiny(seed=1), cache=tmp_path, threads=1)
+    monkeypatch.setattr("search.forms.version", lambda name: f"another {name}")
+    assert file != forms_file(tiny(), cache=tmp_path, threads=1)
 
 
 def test_a_file_of_choices_that_cannot_be_read_is_measured_anew(tmp_path: Path) -> None:
