@@ -73,11 +73,14 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
     ) -> None:
         """Factorise by hierarchy into the first block, then descend from there and near it.
 
-        Exact for one real block; more of them, and complex numbers, are a gradient fit.
+        Exact for one real block; more of them, and complex numbers, are a gradient fit. The matrix
+        is taken at a root mean square of 1, as factors of uneven size are one tensor to descent.
         """
+        size = float(weight.double().square().mean().sqrt()) or 1.0
+        weight = weight.double() / size
         mixes = torch.zeros_like(self.mixes, dtype=torch.float64)
         mixes[0] = torch.eye(2).to(mixes)
-        first = self._first_block(weight.double())
+        first = self._first_block(weight)
         mixes[0, :, : self.levels] = first.real
         if len(mixes) == 2 and first.is_complex():
             mixes[1, :, : self.levels] = first.imag
@@ -95,6 +98,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         if second_moment is not None:
             self._rescale(weight, second_moment)
             descend(self, weight, second_moment, steps=steps)
+        self.mixes.mul_(size ** (1 / self.mixes.shape[2]))
 
     def reset_matrix(self, generator: torch.Generator) -> None:
         """Draw rotations, unitary where complex: their products keep every vector's length."""

@@ -1,11 +1,14 @@
 """Fitting a layer's numbers to a matrix by gradients, where no closed form exists."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from models.structured.base import StructuredLinear
 from models.structured.output_error import regularised
@@ -17,25 +20,29 @@ def descend(
     second_moment: Float[Tensor, "columns columns"] | None = None,
     *,
     steps: int,
+    finer: Mapping[str, float] = MappingProxyType({}),
 ) -> float:
     """Lower the layer's relative (output) error by at most `steps` steps of L-BFGS, in float64.
 
     Starts from the layer's numbers and never leaves it worse; returns the relative squared error.
+    Every tensor is counted in its own root mean square at the start, or the share of that which
+    `finer` names: else how far a step goes, and when it is too small to go on, would hang on the
+    scale of the matrix.
     """
-    lower = None if second_moment is None else torch.linalg.cholesky(regularised(second_moment))
-    target = weight.detach().double()
-    whitened = target if lower is None else target @ lower
-    energy = whitened.square().sum()
-    if energy == 0:
-        energy = torch.ones_like(energy)
     trial = copy.deepcopy(layer).double()
     trial.bias = None
-    parameters = list(trial.parameters())
+    remainder = _Remainder(trial, weight, second_moment)
+    starts = dict(trial.named_parameters(prefix="layer"))
+    shares_of = {f"layer.{name}": share for name, share in finer.items()}
+    units = {name: shares_of.get(name, 1.0) * _unit(start) for name, start in starts.items()}
+    shares = {name: (starts[name].detach() / units[name]).requires_grad_() for name in starts}
+
+    def numbers() -> dict[str, Tensor]:
+        return {name: units[name] * share for name, share in shares.items()}
 
     def error() -> Tensor:
-        # What L, row by row of L^T: cheaper than the product with a dense What.
-        rest = whitened - (trial.to_dense() if lower is None else trial.product(lower.T).T)
-        return rest.square().sum() / energy
+        found: Tensor = functional_call(remainder, numbers(), ())
+        return found
 
     def closure() -> float:
         optimiser.zero_grad()
@@ -45,10 +52,10 @@ def descend(
 
     with torch.no_grad():
         before = float(error())
-    if not sum(parameter.numel() for parameter in parameters):
+    if not sum(share.numel() for share in shares.values()):
         return before
     optimiser = torch.optim.LBFGS(
-        parameters,
+        list(shares.values()),
         max_iter=steps,
         history_size=20,
         tolerance_grad=1e-12,
@@ -60,9 +67,39 @@ def descend(
     with torch.no_grad():
         after = float(error())
         if after < before:
-            for own, found in zip(layer_parameters(layer), parameters, strict=True):
+            for own, found in zip(layer_parameters(layer), numbers().values(), strict=True):
                 own.copy_(found)
     return min(before, after)
+
+
+@final
+class _Remainder(nn.Module):
+    """What a layer leaves of a matrix: the squared (output) error, relative to the matrix's own."""
+
+    def __init__(
+        self, layer: StructuredLinear, weight: Tensor, second_moment: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        target = weight.detach().double()
+        self.lower = None
+        if second_moment is not None:
+            self.lower = torch.linalg.cholesky(regularised(second_moment))
+        self.whitened = target if self.lower is None else target @ self.lower
+        energy = self.whitened.square().sum()
+        self.energy = energy if energy > 0 else torch.ones_like(energy)
+
+    def forward(self) -> Tensor:
+        # What L, row by row of L^T: cheaper than the product with a dense What.
+        lower, layer = self.lower, self.layer
+        found = layer.to_dense() if lower is None else layer.product(lower.T).T
+        return (self.whitened - found).square().sum() / self.energy
+
+
+def _unit(start: Tensor) -> float:
+    """The root mean square, or 1 of no numbers or zeros."""
+    size = float(start.square().mean().sqrt()) if start.numel() else 0.0
+    return size or 1.0
 
 
 def best_of_restarts(
@@ -73,12 +110,13 @@ def best_of_restarts(
     *,
     restarts: int,
     steps: int,
+    finer: Mapping[str, float] = MappingProxyType({}),
 ) -> float:
     """Keep the best of several descents, each from what `start(attempt)` writes into the layer."""
     best, kept = float("inf"), layer.state_dict()
     for attempt in range(restarts):
         start(attempt)
-        error = descend(layer, weight, second_moment, steps=steps)
+        error = descend(layer, weight, second_moment, steps=steps, finer=finer)
         if error < best:
             best, kept = error, copy.deepcopy(layer.state_dict())
     layer.load_state_dict(kept)

@@ -15,6 +15,7 @@ from models.structures import Structure
 Law = Literal[
     "a member is projected onto itself",
     "a projection is never worse than zero",
+    "the scale of a matrix does not matter",
     "a FLOP counter sees the MACs",
     "the variance is kept",
     "one step moves features as a dense layer's",

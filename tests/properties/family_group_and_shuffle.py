@@ -63,6 +63,7 @@ FAMILIES = (
             "a member is projected onto itself": "rotations are not convex: the alternation may "
             "stop where turning two blocks over at once would help",
             "a projection is never worse than zero": "an orthogonal matrix cannot be small",
+            "the scale of a matrix does not matter": "an orthogonal matrix has one size",
         },
         fits=8,
     ),

@@ -188,6 +188,28 @@ def test_a_projection_is_never_worse_than_zero(family: Family) -> None:
 
 
 @every_family
+@pytest.mark.parametrize("aware", [False, True])
+def test_the_scale_of_a_matrix_does_not_matter(family: Family, aware: bool) -> None:
+    """The numbers of trained layers are near .05, and a fit finds as much in them as in others."""
+    skip_exempt(family, "the scale of a matrix does not matter")
+
+    def check(case: Case) -> None:
+        weight = case.weight()
+        moment = case.second_moment() + torch.eye(case.columns).double() if aware else None
+
+        def error(scale: float) -> float:
+            target = scale * weight
+            found = project(target, case.structure, second_moment=moment).to_dense().detach()
+            return float(output_error(target - found, moment) / output_error(target, moment))
+
+        # Powers of two, by which rounding is the same: a long descent blows up any other.
+        errors = [error(2.0**power) for power in (0, -8, 8)]
+        assert errors == pytest.approx([errors[0]] * 3, abs=1e-6)
+
+    for_all(family, check, largest=8, examples=min(5, family.fits))
+
+
+@every_family
 def test_a_weight_that_is_not_finite_is_refused(family: Family) -> None:
     structure = family.at_width(16)[0]
     with pytest.raises(ValueError, match="weight holds numbers that are not finite"):

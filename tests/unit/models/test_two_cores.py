@@ -60,6 +60,20 @@ def test_a_product_of_few_numbers_works_more_than_it_stores() -> None:
     assert wide.mac_count(rows=768, columns=3072) == min(grid_first, block_first)
 
 
+def test_a_curve_of_outputs_has_every_number_of_terms_up_to_the_cost_of_dense() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 78, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(50, 78, generator=generator, dtype=torch.float64)
+    moment = inputs.T @ inputs / 50
+    curve = error_curve(weight, moment, block_rows=8, block_columns=10)
+    found = [curve.structure(index) for index in range(len(curve.errors))]
+    sizes = {"block_rows": 8, "block_columns": 10}
+    assert found == [Kronecker(terms=count, **sizes) for count in range(1, len(found) + 1)]
+    assert len(found) > 2
+    assert int(curve.macs[-1]) <= weight.numel() < int(curve.macs[-1] + curve.macs[0])
+    assert curve.errors.diff().lt(0).all()
+
+
 def test_a_curve_takes_inputs_of_another_precision_than_the_weight() -> None:
     inputs, weight = drawn(40, 12), drawn(8, 12)
     moment = inputs.T @ inputs / 40
