@@ -98,7 +98,7 @@ class _Remainder(nn.Module):
 
 def _unit(start: Tensor) -> float:
     """The root mean square, or 1 of no numbers or zeros."""
-    size = float(start.square().mean().sqrt()) if start.numel() else 0.0
+    size = float(start.detach().square().mean().sqrt()) if start.numel() else 0.0
     return size or 1.0
 
 
