@@ -19,14 +19,16 @@ def check_target(
     second_moment: Float[Tensor, "columns columns"] | None = None,
 ) -> None:
     """Raise ValueError where these cannot be a matrix and the second moment of its inputs."""
+    check_tensor("weight", weight)
     if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
         raise ValueError(
             f"weight is {shape_in_words(weight)} of {weight.dtype}, "
-            "but a projection admits matrices of real numbers"
+            "but a projection admits matrices of real numbers in floating point, 1 x 1 and larger"
         )
     check_finite("weight", weight)
     if second_moment is None:
         return
+    check_tensor("second_moment", second_moment)
     rows, columns = weight.shape
     if second_moment.shape != (columns, columns):
         raise ValueError(
@@ -34,6 +36,13 @@ def check_target(
             f"but a {rows} x {columns} matrix admits {columns} x {columns}"
         )
     check_symmetric(second_moment)
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError for an array, a list, a layer or anything else that is no tensor."""
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"{name} is a {kind}, but this admits a torch.Tensor")
 
 
 def check_symmetric(second_moment: Float[Tensor, "columns columns"]) -> None:
@@ -54,6 +63,7 @@ def check_bias(bias: Tensor | None, *, rows: int) -> None:
     """Raise ValueError where this cannot be the bias of so many outputs, if there is one."""
     if bias is None:
         return
+    check_tensor("bias", bias)
     if bias.shape != (rows,):
         raise ValueError(
             f"bias is {shape_in_words(bias)}, but a layer of {rows} outputs admits {rows}"

@@ -26,12 +26,24 @@ class ErrorCurve(Generic[S]):
     errors: Float[Tensor, " sizes"]
     structure: Callable[[int], S]
 
-    def best_within(self, macs: int) -> S:
-        """The size of least error that takes at most so many MACs; ValueError where none does."""
-        affordable = self.errors.masked_fill(self.macs > macs, torch.inf)
-        if not (self.macs <= macs).any():
-            least = int(self.macs.min()) if len(self.macs) else 0
-            raise ValueError(f"macs is {macs}, but this curve admits {least} and more")
+    def best_within(self, macs: int | None = None, *, parameters: int | None = None) -> S:
+        """The size of least error that takes at most so many MACs, or stores so many numbers.
+
+        ValueError where none does, and of a curve that is empty.
+        """
+        if not len(self.errors):
+            raise ValueError("the curve is empty: no size of this kind is cheaper than this matrix")
+        affordable = self.errors
+        limits = (("macs", macs, self.macs), ("parameters", parameters, self.parameters))
+        for name, most, costs in limits:
+            if most is None:
+                continue
+            if most < int(costs.min()):
+                admitted = f"this curve admits {int(costs.min())} and more"
+                raise ValueError(f"{name} is {most}, but {admitted}")
+            affordable = affordable.masked_fill(costs > most, torch.inf)
+        if not affordable.isfinite().any():
+            raise ValueError(f"no size takes {macs} MACs and {parameters} parameters or fewer")
         return self.structure(int(affordable.argmin()))
 
 

@@ -128,9 +128,13 @@ def error_curve(
     weight: Float[Tensor, "out_channels group_channels kernel_height kernel_width"],
     spec: ConvolutionSpec,
     second_moment: Float[Tensor, "groups columns columns"] | None = None,
+    *,
+    image: tuple[int, int] | None = None,
 ) -> ErrorCurve[SparseConvolution]:
-    """The best groups and taps at every size of a convolution, exact; MACs are for one position.
+    """The best groups and taps at every size of a convolution, exact.
 
+    MACs are those of an image of this height and width, as `mac_count` gives them; without one, of
+    a single position of the output.
     For each number of groups taps are added in the order of their energy (W^2 C's diagonal), so
     that sizes of one number of groups hold each other. A size that costs more than another and
     leaves no less is left out.
@@ -161,7 +165,9 @@ def error_curve(
 
     numbers = torch.tensor([size[0] for size in best])
     errors = torch.tensor([size[1] for size in best], dtype=torch.float64)
-    return ErrorCurve(macs=numbers, parameters=numbers, errors=errors, structure=structure)
+    height, width = spec.output_size(height=image[0], width=image[1]) if image else (1, 1)
+    macs = height * width * numbers
+    return ErrorCurve(macs=macs, parameters=numbers, errors=errors, structure=structure)
 
 
 @dataclass(frozen=True, slots=True)

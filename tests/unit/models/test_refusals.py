@@ -17,6 +17,7 @@ from models.structured import (
 )
 from models.structured.btt_moe import BttMoeLinear
 from models.structured.build import empty_layer, project
+from models.structured.checks import check_bias, check_target
 from models.structured.convolution import StructuredConv2d, patch_second_moment
 from models.structured.error_curve import ErrorCurve
 from models.structured.sparse_convolution import SparseConv2d
@@ -56,6 +57,32 @@ def test_a_curve_of_blocks_beyond_the_matrix_is_refused(
 def test_a_curve_with_less_than_no_rest_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rest is -0\.5, but a curve admits 0 and more"):
         diagonals_choice.error_curve(torch.eye(3), rest=-0.5)
+
+
+@pytest.mark.parametrize("weight", [[[1.0]], None, torch.nn.Linear(2, 2)])
+def test_what_is_no_tensor_is_refused_by_its_name(weight: object) -> None:
+    kind = type(weight).__name__
+    with pytest.raises(TypeError, match=rf"weight is a {kind}, but this admits a torch\.Tensor"):
+        check_target(weight)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="second_moment is a list, but"):
+        check_target(torch.eye(2), [[1.0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"bias is a bool, but this admits a torch\.Tensor"):
+        check_bias(True, rows=2)  # type: ignore[arg-type]  # noqa: FBT003
+
+
+def test_an_empty_curve_says_so_and_one_is_asked_for_numbers_too() -> None:
+    costs, errors = torch.tensor([2, 4, 6]), torch.tensor([0.5, 0.3, 0.1])
+    curve = ErrorCurve(costs, 10 - costs, errors, range(3).__getitem__)
+    assert curve.best_within(5) == 1
+    assert curve.best_within(parameters=7) == 2
+    assert curve.best_within() == 2
+    with pytest.raises(ValueError, match="parameters is 3, but this curve admits 4 and more"):
+        curve.best_within(parameters=3)
+    with pytest.raises(ValueError, match="no size takes 3 MACs and 6 parameters or fewer"):
+        curve.best_within(3, parameters=6)
+    nothing = ErrorCurve(costs[:0], costs[:0], errors[:0], range(0).__getitem__)
+    with pytest.raises(ValueError, match="no size of this kind is cheaper than this matrix"):
+        nothing.best_within(100)
 
 
 @pytest.mark.parametrize("structure", [None, "low_rank", LowRank, MIXTURE])

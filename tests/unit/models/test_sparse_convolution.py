@@ -111,6 +111,9 @@ def test_a_curve_is_the_error_of_every_projection(aware: bool, groups: int) -> N
             rest = weight.square().sum() - layer.weight.square().sum()
             real = rest / weight.square().sum()
         assert float(real.detach()) == pytest.approx(error, abs=1e-5)
+        if not aware:
+            whole = error_curve(weight, shape, image=(9, 8))
+            assert spec.mac_count(height=9, width=8) == whole.macs[index]
     assert curve.macs.diff().gt(0).all()
     assert curve.errors.diff().lt(0).all()
     assert curve.errors[-1] == pytest.approx(0, abs=1e-12)
