@@ -55,7 +55,7 @@ def noise_like(resolved: ResolvedSearch, samples: int) -> Data:
     return Data(resolved.network.task, 1, split, split, split)
 
 
-def cell(name: str, *, batch: int, steps: int) -> dict[str, object]:
+def cell(name: str, settings: LearnerSettings, *, batch: int, steps: int) -> dict[str, object]:
     """Train the dense and the relaxed network side by side for a phase of so many steps."""
     spec = SearchSpec.model_validate(
         NETWORKS[name]
@@ -64,7 +64,6 @@ def cell(name: str, *, batch: int, steps: int) -> dict[str, object]:
     resolved = resolve(spec)
     data = noise_like(resolved, max(batch, 128))
     dense = build_network(resolved.network, generator=torch.Generator().manual_seed(0))
-    settings = LearnerSettings()
     measured = profile(dense, data, resolved, Silent())
     network, relaxation = relax(dense, measured, resolved, settings)
     learner = Learner(
@@ -98,6 +97,8 @@ def cell(name: str, *, batch: int, steps: int) -> dict[str, object]:
     return {
         "network": name,
         "batch": batch,
+        "structures": settings.structures,
+        "alternatives": sum(layer.alternative is not None for layer in relaxation.layers.values()),
         "steps": len(kept),
         "mean_relaxed_over_mean_dense": round(
             sum(one for _, one in kept) / sum(other for other, _ in kept), 3
@@ -132,12 +133,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the transformer, batches of 64")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--structures", choices=["rectangles", "competing"], default="rectangles")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = list(NETWORKS)[:1] if options.quick else list(NETWORKS)
     batches = BATCHES[:1] if options.quick else BATCHES
+    settings = LearnerSettings(structures=options.structures)
     cells = [
-        cell(name, batch=batch, steps=16 if options.quick else options.steps)
+        cell(name, settings, batch=batch, steps=16 if options.quick else options.steps)
         for name in names
         for batch in batches
     ]

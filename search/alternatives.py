@@ -157,17 +157,21 @@ def alternated(
 
     The better pair is returned, with the terms of every rank.
     """
-    pairs: list[tuple[float, StructuredLinear, Decomposition]] = []
-    for terms_first in (False, True) if rank else (False,):
-        rest = weight - _product(decomposed(weight), rank) if terms_first else weight
-        for _ in range(ROUNDS if rank else 1):
-            member = nearest(kind, rest, second_moment, macs)
-            if member is None:
-                return None
-            terms = decomposed(weight - member.to_dense())
+    found: list[tuple[float, StructuredLinear, Decomposition]] = []
+    starts = [weight, weight - _product(decomposed(weight), rank)] if rank else [weight]
+    for index in range(len(starts) + ROUNDS - 1 if rank else 1):
+        # Both orders are tried once; then the better goes on.
+        if index < len(starts):
+            rest = starts[index]
+        else:
+            _, _, terms = min(found, key=lambda pair: pair[0])
             rest = weight - _product(terms, rank)
-            pairs.append((float(terms.energies[rank:].sum()), member, terms))
-    _, best, terms = min(pairs, key=lambda pair: pair[0])
+        member = nearest(kind, rest, second_moment, macs)
+        if member is None:
+            return None
+        terms = decomposed(weight - member.to_dense())
+        found.append((float(terms.energies[rank:].sum()), member, terms))
+    _, best, terms = min(found, key=lambda pair: pair[0])
     return best, terms
 
 
