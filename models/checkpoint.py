@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.forms import Form
-from models.networks.build import build_network
+from models.networks.build import build_network, check_table
 from models.spec import NetworkSpec
 
 T = TypeVar("T")
@@ -52,7 +52,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def save_network(folder: Path, spec: NetworkSpec, module: nn.Module) -> None:
-    """Write the weights and the spec that says what they are."""
+    """Write the weights and the spec that says what they are; ValueError where it does not."""
+    check_table(module, spec)
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, module.state_dict())
     write_text(folder / SPEC, spec.model_dump_json(indent=2) + "\n")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.forms import ChosenForm, Form, LayerUse
+from models.networks.build import check_table
 from models.spec import LayerSpec, NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
 from models.structured.spectral import SpectralLinear
@@ -118,9 +119,11 @@ def deploy_network(
 
     Layers that are used alike are measured once; one whose use `chosen` has takes the form from
     there, if it admits that form still. What comes back as `chosen` is all of that and what was
-    measured. ValueError where `spec` names a layer that the network has not, or no sample is given.
+    measured. ValueError where `spec` is not the table of the network's layers, or no sample is
+    given.
     """
     _check_count("batch", batch)
+    check_table(network, spec)
     known = {one.use: one.form for one in chosen}
     forms: dict[str, Form] = {}
     for layer in spec.layers:

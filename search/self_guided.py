@@ -57,6 +57,8 @@ class Guidance:
 
     def __init__(self, network: nn.Module, *, steps: int) -> None:
         check_range("steps", steps, low=1, where="a guide")
+        if steps != int(steps):
+            raise ValueError(f"steps is {steps}, but a guide admits whole numbers")
         self.network = network
         self.steps = steps
         self.guided = {

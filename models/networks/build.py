@@ -13,7 +13,9 @@ from models.networks.mixer import MixerNetwork
 from models.networks.mlp import MlpNetwork
 from models.networks.vit import VitNetwork
 from models.spec import Gpt, Matrix, Mixer, Mlp, NetworkSpec, TextTask, Vit, dense_network
+from models.structured import StructuredLinear
 from models.structured.build import layer_of
+from models.structured.trainable import outermost_layers
 from models.structures import Dense, Structure
 
 
@@ -42,3 +44,22 @@ def build_network(
             return MatrixNetwork(spec, make)
         case _:
             assert_never(spec.model)
+
+
+def check_table(network: nn.Module, spec: NetworkSpec) -> None:
+    """Raise ValueError where a network's structured layers are not those of a spec's table."""
+    if not isinstance(spec, NetworkSpec):
+        kind = type(spec).__name__
+        raise TypeError(f"spec is a {kind}, but a network admits the NetworkSpec of its layers")
+    table = {layer.name: layer for layer in spec.layers}
+    for name, module in outermost_layers(network):
+        if not isinstance(module, StructuredLinear):
+            continue
+        own = f"{name} of the network is {module.rows} x {module.columns}, {module.spec.in_words()}"
+        layer = table.get(name)
+        if layer is None:
+            raise ValueError(f"{own}, but spec has no layer of that name")
+        shape = (layer.rows, layer.columns)
+        if (module.rows, module.columns) != shape or module.spec != layer.structure:
+            words = layer.structure.in_words()
+            raise ValueError(f"{own}, but in spec {layer.rows} x {layer.columns}, {words}")

@@ -107,6 +107,7 @@ class BttMoeLinear(TrainableLayer):
 
     def auxiliary_loss(self, x: Float[Tensor, "*batch columns"]) -> Float[Tensor, ""]:
         """What training adds to its loss for these inputs, so that all experts are used."""
+        check_width(x, columns=self.columns)
         return auxiliary_loss(self.logits(x).reshape(-1, self.spec.experts), self.spec.active)
 
     def expert_matrices(self) -> Float[Tensor, "experts rows columns"]:

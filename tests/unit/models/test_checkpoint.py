@@ -107,9 +107,22 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_table_of_another_model_is_refused(tmp_path: Path) -> None:
     spec, module = network()
-    save_network(tmp_path, spec.model_copy(update={"layers": spec.layers[1:]}), module)
+    other = spec.model_copy(update={"layers": spec.layers[1:]})
+    save_network(tmp_path, spec, module)
+    (tmp_path / SPEC).write_text(other.model_dump_json())
     with pytest.raises(CheckpointError, match="the layers are not those of a vit network"):
         load_network(tmp_path)
+
+
+def test_a_spec_of_other_layers_is_not_saved(tmp_path: Path) -> None:
+    spec, module = network()
+    other = spec.with_structures({"blocks.0.qkv": LowRank(rank=4)})
+    with pytest.raises(ValueError, match=r"blocks\.0\.qkv of the network is .*, but in spec .* 4"):
+        save_network(tmp_path / "new", other, module)
+    fewer = spec.model_copy(update={"layers": spec.layers[1:]})
+    with pytest.raises(ValueError, match="but spec has no layer of that name"):
+        save_network(tmp_path / "new", fewer, module)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:

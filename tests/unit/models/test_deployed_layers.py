@@ -12,7 +12,7 @@ from models.networks.build import build_network
 from models.spec import ImageTask, Mlp, NetworkSpec, dense_network
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
 from models.structured.build import build_layer
-from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure, Svdp
+from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure, Svdp
 
 RECTANGLES = Gblr(
     rectangles=tuple(
@@ -132,6 +132,11 @@ def test_what_cannot_be_measured_is_refused() -> None:
         deploy_network(network, spec, batch=-1, generator=generator())
     with pytest.raises(ValueError, match=r"the network has no layer layers\.0"):
         deploy_network(nn.Linear(16, 5), spec, batch=1, generator=generator())
+    dense: dict[str, Structure] = {layer.name: Dense() for layer in spec.layers}
+    with pytest.raises(ValueError, match=r"layers\.0 of the network is 16 x 16, .*, but in spec"):
+        deploy_network(network, spec.with_structures(dense), batch=1, generator=generator())
+    with pytest.raises(TypeError, match="spec is a NoneType, but a network admits"):
+        deploy_network(network, None, batch=1, generator=generator())  # type: ignore[arg-type]
     network.set_submodule("layers.0", nn.Linear(16, 16))
     with pytest.raises(ValueError, match=r"layers\.0 is a Linear, but"):
         deploy_network(network, spec, batch=1, generator=generator())
