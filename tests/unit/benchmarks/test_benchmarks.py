@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import latency, layers, tables
+from benchmarks import frontier, latency, layers, tables
 from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
 from benchmarks.sizes import NAMES, chosen
@@ -143,3 +143,18 @@ def test_the_page_in_the_documents_names_what_the_benchmarks_name() -> None:
     heads = {"---", "structure", "layer", "all"}
     assert len(cells) > len(NAMES)
     assert cells <= heads | set(NAMES) | RIVALS.keys()
+
+
+def test_the_frontier_pairs_every_contender_with_ours_by_seed() -> None:
+    rows: list[dict[str, object]] = [
+        {"network": "vit", "share": 0.15, "seed": seed, "contender": name, "test_loss": loss}
+        for seed, ours in enumerate((0.5, 0.7))
+        for name, loss in zip(
+            frontier.CONTENDERS, (ours, *(ours + 0.1 * i for i in range(1, 5))), strict=True
+        )
+    ]
+    (cell,) = frontier.compared(rows)
+    over = cell["over_ours"]
+    assert isinstance(over, dict)
+    assert [round(spread["mean"], 6) for spread in over.values()] == [0.1, 0.2, 0.3, 0.4]
+    assert all(spread["deviation"] < 1e-9 for spread in over.values())
