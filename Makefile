@@ -16,7 +16,7 @@ help:  ## Say what each target does
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("matnas needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11")'
-	@echo "installing into $(VENV): about a minute, and 1.7 GB"
+	@echo "installing into $(VENV): about two minutes, and 1.7 GB"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
