@@ -21,8 +21,9 @@ from search.candidate import learning_steps, relax
 from search.data import Data, Split
 from search.gradient import Constraint, Learner
 from search.profile import profile
+from search.resolved import ResolvedSearch, resolve
 from search.run import Silent
-from search.spec import LearnerSettings, ResolvedSearch, SearchSpec, resolve
+from search.spec import LearnerSettings, SearchSpec
 from search.training import Problem, weight_groups
 
 NETWORKS = {

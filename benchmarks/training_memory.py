@@ -18,8 +18,9 @@ from search.compute import HERE
 from search.data import load_data
 from search.plan import PlannedTrial
 from search.reference import train_reference
+from search.resolved import resolve
 from search.run import Silent, run_trial
-from search.spec import LearnerSettings, SearchSpec, resolve
+from search.spec import LearnerSettings, SearchSpec
 from search.trial import FinishedTrial
 
 SPECS = {

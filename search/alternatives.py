@@ -22,7 +22,7 @@ from models.structures import Structure
 from models.structures.sizes import CLOSED_KINDS, Kind, largest_within
 from search.allocate import Item, allocate
 from search.profile import Awareness, LayerProfile, Profile, rank_cost
-from search.spec import ResolvedSearch
+from search.resolved import ResolvedSearch
 
 KEPT = (0, 1 / 3, 2 / 3)  # of a layer's ranks: an alternative gets what the others cost
 # What may stand beside low-rank terms, as it is no sum of such itself.

@@ -18,7 +18,8 @@ from models.structures import LowRank, Structure
 from search.families import Family, best_member
 from search.menu_making import build_item
 from search.profile import Profile, rank_cost
-from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings, ResolvedSearch
+from search.resolved import ResolvedSearch
+from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
 
 Built = tuple[NetworkSpec, nn.Module]
 

@@ -21,8 +21,9 @@ from search.gradient import Constraint, Learner
 from search.profile import Awareness, Profile
 from search.progress import Progress
 from search.relaxation import Relaxation, RelaxedLinear
+from search.resolved import ResolvedSearch
 from search.scratch import relax_from_scratch, scratch_groups
-from search.spec import LearnerSettings, MetricName, ResolvedSearch
+from search.spec import LearnerSettings, MetricName
 from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
 
 POLISH = 1000  # steps of descent that a single matrix's candidate ends with

@@ -14,7 +14,7 @@ from models.cost import layer_cost, network_macs, network_parameters, smallest_s
 from models.deployment import DeployedNetwork, Timing, deploy_network, seconds_taken, timing
 from models.spec import NetworkSpec
 from search.forms import load_choices, save_choices
-from search.spec import ResolvedSearch
+from search.resolved import ResolvedSearch
 
 PAIRS = 40  # timed pairs for each network
 BATCH = 64  # inputs of one timed pass

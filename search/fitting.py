@@ -18,7 +18,8 @@ from models.structured.sums import SumLinear
 from models.structures.sizes import KINDS, Kind
 from search.alternatives import BESIDE, alternated, nearest
 from search.progress import Progress, Update
-from search.spec import ResolvedSearch, Space
+from search.resolved import ResolvedSearch
+from search.spec import Space
 from search.training import stop_if_asked
 
 RESTARTS = 3

@@ -17,8 +17,9 @@ from search.budget import group_cost, relaxed_cost, shrink_to
 from search.filling import fill_groups
 from search.profile import LayerProfile, Profile
 from search.relaxation import Relaxation, RelaxedLinear
+from search.resolved import ResolvedSearch
 from search.saliency import measure_curvature, observe_gradient
-from search.spec import LearnerSettings, ResolvedSearch
+from search.spec import LearnerSettings
 
 INTERVAL = 8  # steps between two points of the schedule
 SMALLEST = 1e-20  # saliency of what has none, so that ratios of costs to it stay finite

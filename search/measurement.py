@@ -28,8 +28,9 @@ from search.report import (
     Report,
     ReportRow,
 )
+from search.resolved import ResolvedSearch
 from search.sampler import Limits
-from search.spec import ResolvedSearch, SearchSpec
+from search.spec import SearchSpec
 from search.training import evaluate, stop_if_asked
 from search.trial import FinishedTrial
 

@@ -10,8 +10,9 @@ from models.frozen import Spec
 from models.spec import LayerSpec
 from models.structures import Structure
 from search.allocate import Item, allocate
+from search.resolved import ResolvedSearch
 from search.rules import MenuKind
-from search.spec import BudgetUnreachable, ResolvedSearch
+from search.spec import BudgetUnreachable
 
 
 class MenuItem(Spec):

@@ -28,8 +28,8 @@ from models.structures.sizes import CLOSED_KINDS, GRID_KINDS, SHARES, Kind, budg
 from search.menu import LayerMenu, Menu, MenuItem
 from search.profile import LayerProfile, Profile
 from search.progress import Progress, Update
+from search.resolved import ResolvedSearch
 from search.rules import MenuKind, smallest_member
-from search.spec import ResolvedSearch
 from search.training import stop_if_asked
 
 SIZES = 48  # of a nested kind on a menu, but for low rank: its ranks are all there

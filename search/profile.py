@@ -26,7 +26,7 @@ from search.allocate import Allocation, Item, allocate
 from search.data import Data
 from search.menu import Menu
 from search.progress import Progress, Update
-from search.spec import ResolvedSearch
+from search.resolved import ResolvedSearch
 from search.training import answers, divergence, pass_size, stop_if_asked, task_loss
 
 Awareness = Literal["output", "answer"]

@@ -15,8 +15,8 @@ from search.profile_report import (
     ProfiledLayer,
     ProfileReport,
 )
+from search.resolved import ResolvedSearch
 from search.settling import allocate_menu
-from search.spec import ResolvedSearch
 
 SIZES = 32  # of one kind that a reader is given
 

@@ -32,7 +32,8 @@ from search.profile import (
 )
 from search.progress import Progress
 from search.report import PLAIN, Execution
-from search.spec import ResolvedSearch, SearchSpec
+from search.resolved import ResolvedSearch
+from search.spec import SearchSpec
 from search.training import Phase, Problem, answers, fit, weight_groups
 
 

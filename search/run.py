@@ -29,16 +29,10 @@ from search.progress import Progress, Update
 from search.pruning import should_prune
 from search.reference import Reference, load_reference, make_reference, train_reference
 from search.report import Execution, Report
+from search.resolved import ResolvedSearch, resolve
 from search.sampling import propose
 from search.settling import settle
-from search.spec import (
-    BudgetUnreachable,
-    LearnerSettings,
-    ResolvedSearch,
-    SearchSpec,
-    SpecError,
-    resolve,
-)
+from search.spec import BudgetUnreachable, LearnerSettings, SearchSpec, SpecError
 from search.team import Alone, Dismissed, Several, Team, joining, leading
 from search.training import (
     NotFiniteError,

@@ -18,7 +18,8 @@ from models.structured.low_rank import decompose
 from search.baselines import uniform_ranks
 from search.from_scratch import maximal_update_groups, silence
 from search.relaxation import Relaxation, RelaxedLinear, inside
-from search.spec import LearnerSettings, ResolvedSearch
+from search.resolved import ResolvedSearch
+from search.spec import LearnerSettings
 
 
 def relax_from_scratch(

@@ -15,7 +15,7 @@ from models.structures import Dense, Structure
 from search.menu import MenuAllocation
 from search.menu_making import build_item
 from search.profile import Profile
-from search.spec import ResolvedSearch
+from search.resolved import ResolvedSearch
 
 
 @dataclass(frozen=True, slots=True)

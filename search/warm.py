@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from models.frozen import Spec
 from search.grid import is_drawable
 from search.plan import PlannedTrial
-from search.spec import LearnerSettings, ResolvedSearch, SearchSpec
+from search.resolved import ResolvedSearch
+from search.spec import LearnerSettings, SearchSpec
 from search.trial import FinishedTrial
 
 MOST = 1000  # candidates that one budget inherits: the best

@@ -27,7 +27,8 @@ from search.profile_report import (
     ProfileReport,
 )
 from search.report import BudgetResult, Importance, Report, ReportRow
-from search.spec import ResolvedSearch, SearchSpec, resolve
+from search.resolved import ResolvedSearch, resolve
+from search.spec import SearchSpec
 from service import jobs
 from service.api.app import create_app
 from service.artifacts import FolderStore

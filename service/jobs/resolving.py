@@ -6,7 +6,8 @@ from sqlalchemy.orm import Session
 
 from models.spec import Matrix, MatrixTask
 from search.fetch import DataMissing, is_missing
-from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
+from search.resolved import ResolvedSearch, resolve
+from search.spec import SearchSpec, SpecError
 from service.db.tables import ArtifactRow
 from service.errors import SpecRefused
 

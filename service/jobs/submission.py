@@ -6,7 +6,8 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from search.plan import planned_trials
-from search.spec import ResolvedSearch, SearchSpec
+from search.resolved import ResolvedSearch
+from search.spec import SearchSpec
 from service.db.queries import insert_if_new
 from service.db.tables import ArtifactRow, SearchRow, TagRow, TrialRow
 from service.errors import ArtifactNotFound, WrongState

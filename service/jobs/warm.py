@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from search.plan import planned_trials
-from search.spec import ResolvedSearch, SearchSpec
+from search.resolved import ResolvedSearch
+from search.spec import SearchSpec
 from search.trial import FinishedTrial
 from search.warm import EarlierCandidate, count_inside, inherited
 from service.db.tables import SearchRow

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from models.spec import NetworkSpec
-from search.spec import LearnerSettings, SearchSpec, resolve
+from search.resolved import resolve
+from search.spec import LearnerSettings, SearchSpec
 from service import jobs
 from service.db.session import Database
 from service.db.tables import SearchRow

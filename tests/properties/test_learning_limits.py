@@ -13,8 +13,9 @@ from search.gradient import Constraint, Learner
 from search.profile import Profile, profile
 from search.recipe import Training
 from search.relaxation import Relaxation
+from search.resolved import resolve
 from search.run import Silent
-from search.spec import LearnerSettings, resolve
+from search.spec import LearnerSettings
 from search.training import Phase, Problem, fit, weight_groups
 from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny
 

@@ -14,7 +14,8 @@ from models.structures import Dense
 from search.baselines import build_baseline, shrunk, uniform_ranks
 from search.evaluation import network_cost
 from search.profile import rank_cost
-from search.spec import BudgetUnreachable, BuiltBaseline, resolve
+from search.resolved import resolve
+from search.spec import BudgetUnreachable, BuiltBaseline
 from tests.unit.search.builders import tiny
 from tests.unit.search.conftest import Trained
 

@@ -8,10 +8,11 @@ import pytest
 from models.cost import network_parameters
 from models.structures import LowRank
 from search.limits import exceeded, excesses
+from search.resolved import resolve
 from search.run import run_search
 from search.sampler import Limits
 from search.sampling import propose
-from search.spec import LearnerSettings, SpecError, resolve
+from search.spec import LearnerSettings, SpecError
 from search.study import constraints
 from search.trial import FinishedTrial
 from tests.unit.search.builders import finished, tiny

@@ -22,10 +22,11 @@ from search.menu_making import build_item, make_menu, near_shares
 from search.profile import not_exchangeable
 from search.profile_report import LeftDense
 from search.profile_summary import summarise
+from search.resolved import resolve
 from search.rules import Rule
 from search.run import Silent
 from search.settling import settle
-from search.spec import BudgetUnreachable, resolve
+from search.spec import BudgetUnreachable
 from tests.unit.search.builders import tiny
 from tests.unit.search.conftest import Trained
 

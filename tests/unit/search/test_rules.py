@@ -8,8 +8,9 @@ from models.cost import dense_cost
 from models.spec import LayerSpec
 from models.structures.sizes import KINDS, Kind, cost, grid
 from search.plan import planned_trials
+from search.resolved import resolve
 from search.rules import Rule, smallest_cost, smallest_member
-from search.spec import BudgetUnreachable, SpecError, resolve
+from search.spec import BudgetUnreachable, SpecError
 from tests.unit.search.builders import tiny
 
 

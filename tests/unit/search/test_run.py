@@ -20,8 +20,9 @@ from search.pareto import beats, hypervolume
 from search.plan import planned_trials
 from search.profile_report import ProfileReport
 from search.report import Report, ReportRow
+from search.resolved import ResolvedSearch, resolve
 from search.run import SearchResult, run_search
-from search.spec import ResolvedSearch, SearchSpec, SpecError, resolve
+from search.spec import SearchSpec, SpecError
 from search.training import StoppedError, evaluate
 from tests.unit.search.builders import (
     Listener,

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from models.cost import dense_cost, layer_cost
 from models.spec import MatrixTask, Mlp, Vit
 from models.structures import LowRank
-from search.spec import Budget, BudgetUnreachable, SearchSpec, SpecError, resolve
+from search.resolved import resolve
+from search.spec import Budget, BudgetUnreachable, SearchSpec, SpecError
 from tests.unit.search.builders import matrix_spec, tiny
 
 VIT: dict[str, Any] = {

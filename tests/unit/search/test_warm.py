@@ -6,8 +6,9 @@ import pytest
 
 from search.plan import PlannedTrial
 from search.pruning import should_prune
+from search.resolved import resolve
 from search.sampling import propose
-from search.spec import LearnerSettings, SearchSpec, resolve
+from search.spec import LearnerSettings, SearchSpec
 from search.trial import FinishedTrial
 from search.warm import EarlierCandidate, as_told, count_inside, inherited
 from tests.unit.search.builders import finished, tiny

@@ -14,7 +14,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from search.spec import SearchSpec, resolve
+from search.resolved import resolve
+from search.spec import SearchSpec
 from service import cli
 
 ROOT = Path(__file__).parents[3]
