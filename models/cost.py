@@ -9,7 +9,7 @@ from typing import Literal, assert_never
 
 from models.spec import Gpt, LayerSpec, Matrix, Mixer, Mlp, NetworkSpec, Vit
 from models.structures import Dense
-from models.structures.base import StructureSpec
+from models.structures.base import StructureSpec, check_choice
 
 Quantity = Literal["macs", "parameters"]
 UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
@@ -17,6 +17,7 @@ UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
 
 def layer_weight(layer: LayerSpec, quantity: Quantity) -> int:
     """How much of `quantity` each number of a matrix that is used whole costs for one sample."""
+    check_choice("quantity", quantity, UNITS)
     match quantity:
         case "macs":
             return layer.tokens
@@ -48,6 +49,7 @@ def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
 
 
 def _cost(layer: LayerSpec, structure: StructureSpec, quantity: Quantity) -> int:
+    check_choice("quantity", quantity, UNITS)
     match quantity:
         case "macs":
             return layer.tokens * structure.mac_count(rows=layer.rows, columns=layer.columns)

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from models.structured.checks import check_bias, check_target, check_width
 from models.structured.trainable import TrainableLayer
-from models.structures.base import StructureSpec, check_matrix
+from models.structures.base import StructureSpec
 
 S = TypeVar("S", bound=StructureSpec, default=Any)
 
@@ -32,7 +32,6 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_matrix(rows=rows, columns=columns)
         structure.check_fits(rows=rows, columns=columns)
         self.spec = structure
         self.rows = rows

@@ -16,7 +16,6 @@ from models.structured.checks import check_bias, check_target, check_width
 from models.structured.routing import Layout, auxiliary_loss, lay_out, route
 from models.structured.trainable import TrainableLayer
 from models.structures import Btt
-from models.structures.base import check_matrix
 from models.structures.btt_moe import BttMoe
 
 # Inputs of one expert that are multiplied together. More would leave more room at the tiles' ends,
@@ -38,7 +37,6 @@ class BttMoeLinear(TrainableLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_matrix(rows=rows, columns=columns)
         spec.check_fits(rows=rows, columns=columns)
         self.spec, self.rows, self.columns = spec, rows, columns
         groups, bands, rank = spec.input_blocks, spec.output_blocks, spec.rank

@@ -30,6 +30,7 @@ from models.structures.sizes import (
     SHARES,
     Kind,
     budgets,
+    check_kind,
     cost,
     grid,
     knob,
@@ -56,10 +57,13 @@ def error_curve(  # noqa: PLR0911, PLR0912 - one for each kind
     Elsewhere the ones that hold most within these shares of a dense matrix's cost, each projected
     by a copy of the generator, which stays as it is: so `project` gets the same error. Tiles, ranks
     and rectangles stand where the matrix has most to explain.
+    ValueError for what is no kind, and for shares that are none.
     """
+    check_kind(kind)
     check_target(weight, second_moment)
     rows, columns = weight.shape
     sides = {"rows": rows, "columns": columns}
+    within = budgets(**sides, shares=shares)
     # Where the matrix chooses the places of rectangles, none that are drawn tell what there is.
     if kind not in CHOSEN_KINDS and not grid(kind, **sides, shares=(1.0,)):
         return _none()
@@ -97,12 +101,11 @@ def error_curve(  # noqa: PLR0911, PLR0912 - one for each kind
             curve = einsum.error_curve(weight, second_moment, structure=Einsum.at("BTT"))
             return _saving(kind, curve, **sides)
         case "GBLR, rank 64" | "GBLR, rank 32" | "GBLR, rank 8":
-            within = budgets(**sides, shares=shares)
             members = _rectangles(weight, second_moment, knob(kind), within, draws)
         case "low rank + block diagonal" | "low rank + tiles of 64" | "low rank + tiles of 16":
             members = (
                 (found, fitted_error(weight, found, second_moment, generator=draws))
-                for budget in budgets(**sides, shares=shares)
+                for budget in within
                 if (found := choose_sum(kind, weight, second_moment, budget, draws)) is not None
             )
         case (

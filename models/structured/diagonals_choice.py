@@ -13,7 +13,7 @@ from models.structured.diagonals import batches, padded_gram
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import outputs, regularised
 from models.structures import Diagonals
-from models.structures.base import check_range
+from models.structures.base import check_number, check_range, matrix_in_words
 
 # A curve with free entries sorts all entries once for each size: so many sizes, evenly in their
 # logarithm. Given C, it ends where its Cholesky factors would take more multiplications than this.
@@ -29,6 +29,11 @@ def choose(
     entries: int = 0,
 ) -> Diagonals:
     """The structure with so many diagonals, and with so many free entries besides."""
+    check_target(weight, second_moment)
+    rows, columns = weight.shape
+    where = matrix_in_words(rows=rows, columns=columns)
+    check_range("diagonals", diagonals, low=0, high=rows + columns - 1, where=where)
+    check_range("entries", entries, low=0, high=rows * columns, where=where)
     energy = energies(weight, second_moment)
     chosen = diagonal_ranks(energy) < diagonals
     entries = min(entries, int((~chosen).sum()))
@@ -46,7 +51,7 @@ def error_curve(
     Exact: the energy outside or, given C, what the least-squares solution of each row leaves.
     """
     check_target(weight, second_moment)
-    check_range("rest", rest, low=0, where="a curve")
+    check_number("rest", rest, where="a curve")
     energy = energies(weight, second_moment)
     rank = diagonal_ranks(energy)
     counts, entered = _entered(energy, rank, rest)

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from models.structures import Structure
+from models.structures.base import check_number
 
 S = TypeVar("S", default=Structure)
 
@@ -38,6 +39,7 @@ class ErrorCurve(Generic[S]):
         for name, most, costs in limits:
             if most is None:
                 continue
+            check_number(name, most, where="a size")
             if most < int(costs.min()):
                 admitted = f"this curve admits {int(costs.min())} and more"
                 raise ValueError(f"{name} is {most}, but {admitted}")

@@ -149,6 +149,7 @@ def factors(
     second_moment: Float[Tensor, "columns columns"] | None = None,
 ) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "rank columns"]]:
     """The two factors of the best approximation of this rank, in the weight's dtype."""
+    LowRank(rank=rank).check_fits(rows=weight.shape[0], columns=weight.shape[1])
     if weight.numel() >= LARGE:
         found = leading_factors(weight.detach().double(), rank, second_moment)
         return found[0].to(weight.dtype), found[1].to(weight.dtype)

@@ -14,8 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.structured.checks import check_target
 from models.structured.rectangles import rectangle_indices
 from models.structures import Gblr, Rectangle
+from models.structures.base import check_range
 
 SMALLEST = 8  # rectangles are first looked for at 1, 1/2, 1/4 and this part of a side
 # A row or a column is worth its numbers where each explains this share of what the rectangle's do:
@@ -38,6 +40,10 @@ def choose_rectangles(
     The last one has as many ranks as are left for it, and those at one place are one. Of C only the
     diagonal is seen: columns count by the size of their inputs.
     """
+    check_target(weight, second_moment)
+    check_range("rank", rank, low=1, where="a rectangle")
+    for budget in budgets:
+        check_range("a budget of budgets", budget, low=0, where="a choice")
     matrix = weight.detach().double().clone()
     if second_moment is not None:
         matrix *= second_moment.double().diagonal().clamp(min=0).sqrt()

@@ -19,7 +19,7 @@ from models.structured.convolution import tap_views
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
 from models.structured.trainable import TrainableLayer
-from models.structures.convolution import ConvolutionSpec, SparseConvolution
+from models.structures.convolution import ConvolutionSpec, SparseConvolution, check_image
 
 
 @final
@@ -165,7 +165,10 @@ def error_curve(
 
     numbers = torch.tensor([size[0] for size in best])
     errors = torch.tensor([size[1] for size in best], dtype=torch.float64)
-    height, width = spec.output_size(height=image[0], width=image[1]) if image else (1, 1)
+    height, width = 1, 1
+    if image is not None:
+        check_image(height=image[0], width=image[1])
+        height, width = spec.output_size(height=image[0], width=image[1])
     macs = height * width * numbers
     return ErrorCurve(macs=macs, parameters=numbers, errors=errors, structure=structure)
 

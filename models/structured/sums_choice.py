@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models.structured import block_sparse
 from models.structured.build import project
+from models.structured.checks import check_target
 from models.structured.low_rank import LARGE
 from models.structured.output_error import output_error
 from models.structures import BlockSparse, Sum
@@ -22,6 +23,7 @@ def choose_sum(
     generator: torch.Generator,
 ) -> Sum | None:
     """The division of the budget that leaves least, its tiles where low rank leaves most."""
+    check_target(weight, second_moment)
     rows, columns = weight.shape
     divided = sums_within(kind, rows=rows, columns=columns, budget=budget)
     target = weight.detach().double()

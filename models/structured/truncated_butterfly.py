@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.butterfly_factors import Run, merged
+from models.structures.base import check_range
 from models.structures.butterfly import levels
 from models.structures.butterfly_gadget import mix_count
 
@@ -33,6 +34,8 @@ class TruncatedButterfly(nn.Module):
 
     def __init__(self, *, numbers: int, kept: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        check_range("numbers", numbers, low=1, where="a butterfly")
+        check_range("kept", kept, low=1, high=numbers, where=f"a butterfly of {numbers} numbers")
         self.numbers, self.kept = numbers, kept
         self.depth = levels(numbers)
         self.full = (kept - 1).bit_length()

@@ -4,10 +4,14 @@ A matrix is `rows x columns`; a layer's input is its columns, its output its row
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
-from typing import Literal
+from difflib import get_close_matches
+from functools import wraps
+from itertools import pairwise
+from math import gcd, inf
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from models.frozen import Spec
 
@@ -39,11 +43,41 @@ class Patch:
     title: str = ""  # what a reader who points at it is told
 
 
-class StructureSpec(Spec, ABC):
-    """Everything that fixes the shape of a structured matrix, but for its rows and columns.
+def _of_a_matrix(check_fits: Callable[..., None]) -> Callable[..., None]:
+    @wraps(check_fits)
+    def checked(self: "MatrixSpec", *, rows: int, columns: int) -> None:
+        check_matrix(rows=rows, columns=columns)
+        check_fits(self, rows=rows, columns=columns)
 
-    A size that does not divide is padded up, and what padding stores or multiplies is counted.
+    return checked
+
+
+def _where_it_fits(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def checked(self: "MatrixSpec", *, rows: int, columns: int) -> Any:
+        self.check_fits(rows=rows, columns=columns)
+        return method(self, rows=rows, columns=columns)
+
+    return checked
+
+
+GUARDS: Mapping[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
+    "check_fits": _of_a_matrix,
+    **dict.fromkeys(("parameter_count", "mac_count", "larger", "patches"), _where_it_fits),
+}
+
+
+class MatrixSpec(Spec, ABC):
+    """What can stand in the place of a matrix, if its sizes fit the rows and columns.
+
+    Whatever a subclass says of a matrix, it says only where it fits: its own methods of the names
+    in `GUARDS` begin by checking that, so that no structure can forget to.
     """
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name in GUARDS.keys() & vars(cls).keys():
+            setattr(cls, name, GUARDS[name](vars(cls)[name]))
 
     @abstractmethod
     def check_fits(self, *, rows: int, columns: int) -> None:
@@ -58,25 +92,39 @@ class StructureSpec(Spec, ABC):
         """Multiply-accumulates for one input vector."""
 
     @abstractmethod
-    def larger(self, *, rows: int, columns: int) -> "Iterator[StructureSpec]":
-        """Yield this structure's next sizes up, each with one piece more; none if it is whole."""
-
-    @abstractmethod
     def in_words(self) -> str:
         """A few words for tables and labels: `low rank, 4`."""
+
+
+class StructureSpec(MatrixSpec, ABC):
+    """Everything that fixes the shape of a structured matrix, but for its rows and columns.
+
+    A size that does not divide is padded up, and what padding stores or multiplies is counted.
+    """
+
+    @abstractmethod
+    def larger(self, *, rows: int, columns: int) -> "Iterator[StructureSpec]":
+        """Yield this structure's next sizes up, each with one piece more; none if it is whole."""
 
     @abstractmethod
     def patches(self, *, rows: int, columns: int) -> Iterator[Patch]:
         """Yield what its picture consists of, from the back to the front."""
 
 
-def check_range(name: str, value: float, *, low: int, high: int | None = None, where: str) -> None:
+def check_range(name: str, value: int, *, low: int, high: int | None = None, where: str) -> None:
     """Raise ValueError with the argument, its value and the range that `where` admits."""
-    if high is None:
-        if not value >= low:
-            raise ValueError(f"{name} is {value}, but {where} admits {low} and more")
-    elif not low <= value <= high:
-        raise ValueError(f"{name} is {value}, but {where} admits {low} to {high}")
+    is_whole = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+    if is_whole and low <= value and (high is None or value <= high):
+        return
+    admitted = f"{low} and more" if high is None else f"{low} to {high}" if low <= high else "none"
+    kind = "" if is_whole else "whole numbers, "
+    raise ValueError(f"{name} is {value!r}, but {where} admits {kind}{admitted}")
+
+
+def check_number(name: str, value: float, *, where: str) -> None:
+    """Raise ValueError where this is no number, or no finite one, from 0 up."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < inf:
+        raise ValueError(f"{name} is {value!r}, but {where} admits 0 and more")
 
 
 def check_matrix(*, rows: int, columns: int) -> None:
@@ -103,6 +151,23 @@ def check_divides(name: str, value: int, **numbers: int) -> None:
         more = ", ..." if common > LISTED else ""
         verb = "admit" if len(numbers) > 1 else "admits"
         raise ValueError(f"{name} is {value}, but {whole} {verb} {', '.join(listed)}{more}")
+
+
+def check_rising(name: str, values: Sequence[Any]) -> None:
+    """Raise ValueError with the first value that is not larger than the one before it."""
+    for before, value in pairwise(values):
+        if not before < value:
+            raise ValueError(
+                f"{name} holds {value} after {before}, but must be sorted and all different"
+            )
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise ValueError with the argument, its value, the choice nearest to it and all there are."""
+    if not isinstance(value, str) or value not in choices:
+        near = get_close_matches(str(value), choices, n=1)
+        likely = f" ({near[0]}, perhaps)" if near else ""
+        raise ValueError(f"{name} is {value!r}, but the choices are{likely} {', '.join(choices)}")
 
 
 def matrix_in_words(*, rows: int, columns: int) -> str:

@@ -37,12 +37,15 @@ class BlockLowRank(StructureSpec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit as many blocks as a side has entries, and ranks up to a block's smaller side."""
-        of_rows, of_columns = ("row blocks", len(self.ranks)), ("column blocks", len(self.ranks[0]))
+        of_rows, of_columns = (
+            ("the number of rows of ranks", len(self.ranks)),
+            ("the number of columns of ranks", len(self.ranks[0])),
+        )
         check_sides(of_rows, of_columns, rows=rows, columns=columns)
         height, width = self.block_sides(rows=rows, columns=columns)
         where = f"a {height} x {width} block"
         for rank in sorted({rank for row in self.ranks for rank in row}):
-            check_range("rank", rank, low=0, high=min(height, width), where=where)
+            check_range("a rank of ranks", rank, low=0, high=min(height, width), where=where)
 
     def block_sides(self, *, rows: int, columns: int) -> tuple[int, int]:
         """Height and width of a block, padding included."""

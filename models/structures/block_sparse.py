@@ -1,7 +1,7 @@
 """Block sparse: some of the square tiles of a matrix, the others zero."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Annotated, Literal, final
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
@@ -25,9 +25,11 @@ class BlockSparse(StructureSpec):
     @field_validator("positions")
     @classmethod
     def _in_order(cls, positions: tuple[Position, ...]) -> tuple[Position, ...]:
-        if len(set(positions)) < len(positions):
-            raise ValueError("positions name a tile twice")
-        return tuple(sorted(positions))
+        positions = tuple(sorted(positions))
+        for before, position in pairwise(positions):
+            if before == position:
+                raise ValueError(f"positions names the tile {position} twice")
+        return positions
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit tiles no larger than the larger side, at places of the grid."""
@@ -35,9 +37,9 @@ class BlockSparse(StructureSpec):
         check_range("tile", self.tile, low=1, high=max(rows, columns), where=where)
         height, width = self.grid(rows=rows, columns=columns)
         where = f"a {height} x {width} grid of tiles"
-        for row, column in self.positions:
-            check_range("row", row, low=0, high=height - 1, where=where)
-            check_range("column", column, low=0, high=width - 1, where=where)
+        down, across = zip(*self.positions, strict=True)
+        check_range("a row of positions", max(down), low=0, high=height - 1, where=where)
+        check_range("a column of positions", max(across), low=0, high=width - 1, where=where)
 
     def grid(self, *, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the grid of tiles."""

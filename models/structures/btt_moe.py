@@ -7,12 +7,11 @@ from typing import Literal, final
 
 from pydantic import PositiveInt, model_validator
 
-from models.frozen import Spec
-from models.structures.base import check_range, check_sides
+from models.structures.base import MatrixSpec, check_range, check_sides
 
 
 @final
-class BttMoe(Spec):
+class BttMoe(MatrixSpec):
     """`experts` grids of `output_blocks x input_blocks` blocks of one rank; `active` for an input.
 
     Potapczynski et al., NeurIPS 2024, arXiv 2410.02117. Sizes that do not divide are padded up.
@@ -40,7 +39,7 @@ class BttMoe(Spec):
         check_sides(of_rows, of_columns, rows=rows, columns=columns)
         height, width = self.block_sides(rows=rows, columns=columns)
         check_range(
-            "experts times rank",
+            f"experts {self.experts} times rank {self.rank}",
             self.experts * self.rank,
             low=1,
             high=min(height, width),

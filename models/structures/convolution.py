@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from models.frozen import Spec
 from models.structures import Dense, Structure
-from models.structures.base import check_divides
+from models.structures.base import check_divides, check_range, check_rising
 
 # Vertical, horizontal.
 Sides = tuple[PositiveInt, PositiveInt]
@@ -64,6 +64,7 @@ class ConvolutionSpec(Spec, ABC):
     @final
     def mac_count(self, *, height: int, width: int) -> int:
         """Multiply-accumulates for one image of this height and width."""
+        check_image(height=height, width=width)
         tall, wide = self.output_size(height=height, width=width)
         return tall * wide * self.macs_a_position()
 
@@ -74,6 +75,12 @@ class ConvolutionSpec(Spec, ABC):
     @abstractmethod
     def parameter_count(self) -> int:
         """Trainable numbers stored, without the bias."""
+
+
+def check_image(*, height: int, width: int) -> None:
+    """Raise ValueError where no image is as high or wide."""
+    check_range("height", height, low=1, where="an image")
+    check_range("width", width, low=1, where="an image")
 
 
 @final
@@ -108,13 +115,14 @@ class SparseConvolution(ConvolutionSpec):
 
     @model_validator(mode="after")
     def _taps_lie_in_the_kernel(self) -> "SparseConvolution":
-        if not self.taps or list(self.taps) != sorted(set(self.taps)):
-            raise ValueError("taps must be sorted, all different, and at least one")
+        if not self.taps:
+            raise ValueError("taps is (), but a convolution admits at least one")
+        check_rising("taps", self.taps)
         high, wide = self.kernel
         for row, column in self.taps:
             if row >= high or column >= wide:
                 raise ValueError(
-                    f"taps is {row, column}, but a kernel of {high} x {wide} admits "
+                    f"a tap of taps is {row, column}, but a kernel of {high} x {wide} admits "
                     f"{0, 0} to {high - 1, wide - 1}"
                 )
         return self

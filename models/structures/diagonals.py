@@ -6,7 +6,14 @@ from typing import Literal, final
 
 from pydantic import NonNegativeInt, model_validator
 
-from models.structures.base import Patch, StructureSpec, check_range, counted, matrix_in_words
+from models.structures.base import (
+    Patch,
+    StructureSpec,
+    check_range,
+    check_rising,
+    counted,
+    matrix_in_words,
+)
 
 STEPS = 48  # rectangles that a diagonal is drawn with, at most
 DRAWN = 2048  # free entries that are drawn, at most
@@ -27,16 +34,16 @@ class Diagonals(StructureSpec):
 
     @model_validator(mode="after")
     def _each_number_is_free(self) -> "Diagonals":
-        if list(self.offsets) != sorted(set(self.offsets)):
-            raise ValueError("offsets must be sorted and all different")
-        if list(self.entries) != sorted(set(self.entries)):
-            raise ValueError("entries must be sorted and all different")
+        check_rising("offsets", self.offsets)
+        check_rising("entries", self.entries)
         if not self.offsets and not self.entries:
             raise ValueError("offsets and entries are both empty, but one number must be free")
         chosen = set(self.offsets)
         for row, column in self.entries:
             if column - row in chosen:
-                raise ValueError(f"the entry {row, column} lies on the diagonal {column - row}")
+                raise ValueError(
+                    f"entries holds {row, column}, but that is on the diagonal {column - row}"
+                )
         return self
 
     def check_fits(self, *, rows: int, columns: int) -> None:
@@ -44,9 +51,10 @@ class Diagonals(StructureSpec):
         where = matrix_in_words(rows=rows, columns=columns)
         for offset in self.offsets[:1] + self.offsets[-1:]:
             check_range("offsets", offset, low=1 - rows, high=columns - 1, where=where)
-        for row, column in self.entries:
-            check_range("entries' row", row, low=0, high=rows - 1, where=where)
-            check_range("entries' column", column, low=0, high=columns - 1, where=where)
+        if self.entries:
+            down, across = zip(*self.entries, strict=True)
+            check_range("a row of entries", max(down), low=0, high=rows - 1, where=where)
+            check_range("a column of entries", max(across), low=0, high=columns - 1, where=where)
 
     def parameter_count(self, *, rows: int, columns: int) -> int:
         """The diagonals' lengths and the entries."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, model_validator
 
+from models.structures.base import check_choice
 from models.structures.factorisation import split
 from models.structures.two_cores import CoreSizes, TwoCores
 
@@ -45,6 +46,7 @@ class Einsum(TwoCores):
     @classmethod
     def at(cls, point: PointName, *, rho: float = 0) -> "Einsum":
         """A member that has a name of its own, with this exponent of its rank."""
+        check_choice("point", point, NAMED_POINTS)
         alpha, beta, gamma, delta, epsilon, phi = NAMED_POINTS[point]
         return cls(
             alpha=alpha, beta=beta, gamma=gamma, delta=delta, epsilon=epsilon, phi=phi, rho=rho
@@ -55,7 +57,8 @@ class Einsum(TwoCores):
         for names in (("alpha", "beta", "gamma"), ("delta", "epsilon", "phi")):
             total = sum(getattr(self, name) for name in names)
             if abs(total - 1) > TOLERANCE:
-                raise ValueError(f"{', '.join(names)} sum up to {total:g}, but a side needs 1")
+                told = ", ".join(f"{name} {getattr(self, name):g}" for name in names)
+                raise ValueError(f"{told} sum up to {total:g}, but a side needs 1")
         if self.rho > self.most_rho + TOLERANCE:
             raise ValueError(
                 f"rho is {self.rho:g}, but these exponents admit 0 to {self.most_rho:g}"

@@ -32,7 +32,9 @@ def split(number: int, exponents: tuple[float, ...]) -> tuple[int, ...]:
 
 
 def balanced_modes(number: int, parts: int) -> tuple[int, ...]:
-    """Split into `parts` factors of about the same size."""
+    """Split into `parts` factors of about the same size; ValueError below one of either."""
+    check_range("number", number, low=1, where="a split into modes")
+    check_range("parts", parts, low=1, where="a split into modes")
     return split(number, (1 / parts,) * parts)
 
 
@@ -40,7 +42,12 @@ def check_modes(name: str, modes: Sequence[int], *, side: int, where: str) -> No
     """Admit modes whose product reaches the side without an idle step of the first beyond 1."""
     first = next((index for index, mode in enumerate(modes) if mode > 1), len(modes))
     high = side + prod(modes[first + 1 :]) - 1
-    check_range(f"the product of {name}", prod(modes), low=side, high=high, where=where)
+    check_range(product_in_words(name, modes), prod(modes), low=side, high=high, where=where)
+
+
+def product_in_words(name: str, modes: Sequence[int]) -> str:
+    """`the product 8x12 of row_modes`, for messages."""
+    return f"the product {modes_in_words(modes)} of {name}"
 
 
 def modes_in_words(modes: Sequence[int]) -> str:

@@ -39,7 +39,11 @@ class Rectangle(Spec):
 
 @final
 class Gblr(StructureSpec):
-    """A sum of low-rank rectangles (Lee & Kim, ICLR 2024, arXiv 2310.18882)."""
+    """A sum of low-rank rectangles (Lee & Kim, ICLR 2024, arXiv 2310.18882).
+
+    Of no rectangles it is the zero matrix, which costs nothing: a search may leave no more than the
+    bias of a layer that is of no use.
+    """
 
     kind: Literal["gblr"] = "gblr"
     rectangles: tuple[Rectangle, ...]

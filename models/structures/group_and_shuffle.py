@@ -39,10 +39,9 @@ class GroupAndShuffle(StructureSpec):
 
     def check_fits(self, *, rows: int, columns: int) -> None:
         """Admit as many groups as the smaller side has entries; a rotation needs two in each."""
-        most = min(rows, columns)
+        most, where = min(rows, columns), matrix_in_words(rows=rows, columns=columns)
         if self.orthogonal:
-            most = min(most, max(rows, columns) - 1)
-        where = matrix_in_words(rows=rows, columns=columns)
+            most, where = min(most, max(rows, columns) - 1), f"{where} with orthogonal True"
         check_range("groups", self.groups, low=1, high=most, where=where)
         check_range("factors", self.factors, low=2, high=MOST_FACTORS, where="group and shuffle")
 

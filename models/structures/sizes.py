@@ -5,8 +5,9 @@ A kind is a structure with all but one of its knobs fixed; the one that is left 
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, TypeVar, assert_never, final, get_args
 
 from models.structures import (
@@ -34,8 +35,9 @@ from models.structures import (
     TensorTrain,
     ToeplitzLike,
 )
-from models.structures.base import StructureSpec
+from models.structures.base import StructureSpec, check_choice, check_matrix, check_range
 from models.structures.factorisation import balanced_modes
+from models.structures.sttp import most_inner_rank
 
 S = TypeVar("S", bound=StructureSpec)
 
@@ -85,8 +87,13 @@ KINDS: tuple[Kind, ...] = (*CLOSED_KINDS, *CHOSEN_KINDS, *GRID_KINDS)
 SHARES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 # How a sum's cost may be divided: the parts that its low-rank part gets.
 DIVISIONS = (0.5, 0.25, 0.4, 0.6, 0.75)
-INNER_RANK = 16  # of spectral trains
+INNER_RANK = 16  # of spectral trains, where they can use as much
 MOST_BUTTERFLIES = 4  # in a product: two stand for every circulant, more hardly ever fit better
+
+
+def check_kind(kind: Kind) -> None:
+    """Raise ValueError for what is none of the kinds, with the one it may mean."""
+    check_choice("kind", kind, KINDS)
 
 
 def saves(kind: Kind) -> Literal["macs", "parameters"]:
@@ -94,6 +101,7 @@ def saves(kind: Kind) -> Literal["macs", "parameters"]:
 
     CP and low displacement rank have few numbers, but never fewer MACs than dense.
     """
+    check_kind(kind)
     return "parameters" if kind in ("CP", "low displacement rank") else "macs"
 
 
@@ -105,7 +113,18 @@ def cost(kind: Kind, structure: StructureSpec, *, rows: int, columns: int) -> in
 
 
 def budgets(*, rows: int, columns: int, shares: Sequence[float] = SHARES) -> list[int]:
-    """What the shares of a dense matrix come to, rising, all below the whole."""
+    """What the shares of a dense matrix come to, rising, all below the whole.
+
+    ValueError unless there is at least one, and each is above 0 and at most 1.
+    """
+    check_matrix(rows=rows, columns=columns)
+    if isinstance(shares, str) or not isinstance(shares, Collection) or not len(shares):
+        raise ValueError(f"shares is {shares!r}, but a curve admits one number or more: (0.5,)")
+    for share in shares:
+        if not isinstance(share, Real) or isinstance(share, bool) or not 0 < share <= 1:
+            raise ValueError(
+                f"a share of shares is {share!r}, but a dense matrix admits numbers above 0 up to 1"
+            )
     dense = rows * columns
     # A share that was so many of them over all comes to as many again, though it was rounded.
     return sorted({min(int(share * dense + 1e-6), dense - 1) for share in shares})
@@ -119,6 +138,7 @@ def grid(
     All fit and cost less than dense and more than the one before; there may be none. Where a matrix
     chooses the places of tiles, rectangles or ranks, these stand anywhere.
     """
+    check_kind(kind)
     found: dict[int, Structure] = {}
     for budget in budgets(rows=rows, columns=columns, shares=shares):
         member = largest_within(kind, rows=rows, columns=columns, budget=budget)
@@ -134,6 +154,9 @@ def largest_within(  # noqa: PLR0911, PLR0912 - one for each kind
 
     A dearer one may fit: of more blocks, of which some are padding alone.
     """
+    check_kind(kind)
+    check_matrix(rows=rows, columns=columns)
+    check_range("budget", budget, low=0, where="a size")
     room = Room(kind, rows, columns, budget)
     if budget < 1:
         return None
@@ -198,6 +221,9 @@ def sums_within(kind: SumKind, *, rows: int, columns: int, budget: int) -> Itera
 
     The other part is as large as its division admits, and low rank takes what is left.
     """
+    check_choice("kind", kind, get_args(SumKind))
+    check_matrix(rows=rows, columns=columns)
+    check_range("budget", budget, low=0, where="a sum")
     for division in DIVISIONS:
         room = Room(kind, rows, columns, budget - int(division * budget))
         other: BlockDiagonal | BlockSparse | None
@@ -237,10 +263,10 @@ class Room:
     def admits(self, structure: StructureSpec) -> bool:
         """Whether it fits both."""
         try:
-            structure.check_fits(rows=self.rows, columns=self.columns)
+            taken = cost(self.kind, structure, rows=self.rows, columns=self.columns)
         except ValueError:
             return False
-        return cost(self.kind, structure, rows=self.rows, columns=self.columns) <= self.budget
+        return taken <= self.budget
 
     def first(self, candidates: Iterable[S | None]) -> S | None:
         """The first of the candidates that fits."""
@@ -284,7 +310,8 @@ def some_tiles(room: Room, tile: int) -> BlockSparse | None:
 def some_ranks(room: Room, blocks: int) -> BlockLowRank | None:
     """As many ranks as the budget has room for, in blocks drawn at random."""
     sides = -(-room.rows // blocks), -(-room.columns // blocks)
-    drawn = Counter(_drawing(blocks).choices(range(blocks**2), k=room.budget // sum(sides)))
+    count = min(room.budget // sum(sides), blocks**2 * min(sides))
+    drawn = Counter(_drawing(blocks).choices(range(blocks**2), k=count))
     ranks = [min(drawn[place], *sides) for place in range(blocks**2)]
     rows = tuple(tuple(ranks[top : top + blocks]) for top in range(0, blocks**2, blocks))
     return BlockLowRank(ranks=rows) if any(ranks) else None
@@ -295,7 +322,7 @@ def some_rectangles(room: Room, rank: int) -> Gblr:
 
     The last has as many ranks as are left for it. An only one for which not one is left is smaller.
     """
-    drawn, left = _drawing(rank), room.budget
+    drawn, left = _drawing(rank), min(room.budget, room.rows * room.columns)
     found: list[Rectangle] = []
     while True:
         top, tall = drawn.random(), max(1, int(drawn.uniform(0.3, 0.8) * room.rows))
@@ -335,12 +362,9 @@ def _train(rank: int, *, rows: int, columns: int) -> TensorTrain:
 
 
 def _spectral_train(rank: int, *, rows: int, columns: int) -> Sttp:
-    return Sttp(
-        rank=rank,
-        inner_rank=INNER_RANK,
-        row_modes=balanced_modes(rows, 2),
-        column_modes=balanced_modes(columns, 2),
-    )
+    row_modes, column_modes = balanced_modes(rows, 2), balanced_modes(columns, 2)
+    inner_rank = min(INNER_RANK, most_inner_rank(rank, row_modes, column_modes))
+    return Sttp(rank=rank, inner_rank=inner_rank, row_modes=row_modes, column_modes=column_modes)
 
 
 def _gadget(side: int, *, rows: int, columns: int) -> ButterflyGadget:

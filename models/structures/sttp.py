@@ -1,14 +1,13 @@
 """STTP: W = U diag(s) V^T with U and V as tensor trains of orthonormal cores."""
 
 from collections.abc import Iterator
-from itertools import accumulate
 from math import prod
-from operator import mul
 from typing import Annotated, Literal, final
 
 from pydantic import Field, PositiveInt
 
 from models.structures.base import Patch, StructureSpec, check_range, matrix_in_words, whole
+from models.structures.factorisation import modes_in_words, product_in_words
 from models.structures.frames import Spectrum, Train
 
 Modes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=32)]
@@ -19,7 +18,8 @@ class Sttp(StructureSpec):
     """The spectral tensor train (Obukhov et al., AISTATS 2021, arXiv 2103.04217).
 
     The modes are the digits of a row's and of a column's index, the fastest first, padded up where
-    their product is more than the matrix has. All ranks inside a train are at most `inner_rank`.
+    their product is more than the matrix has. All ranks inside a train are at most `inner_rank`,
+    which some of them reach, or which is 1 where both trains are a single core.
     """
 
     kind: Literal["sttp"] = "sttp"
@@ -30,20 +30,27 @@ class Sttp(StructureSpec):
     spectrum: Spectrum = "free"
 
     def check_fits(self, *, rows: int, columns: int) -> None:
-        """Admit modes whose product is less than twice the side, and ranks that frames can have."""
+        """Admit modes whose product is less than twice the side, and ranks that trains can use."""
         where = matrix_in_words(rows=rows, columns=columns)
         for name, modes, side in (
             ("row_modes", self.row_modes, rows),
             ("column_modes", self.column_modes, columns),
         ):
             high = max(side, 2 * side - 1)
-            check_range(f"product of {name}", prod(modes), low=side, high=high, where=where)
+            argument = product_in_words(name, modes)
+            check_range(argument, prod(modes), low=side, high=high, where=where)
         high = min(rows, columns)
         for modes in (self.row_modes, self.column_modes):
             if len(modes) > 1:
                 high = min(high, self.inner_rank * modes[-1])
-        where += f" with an inner rank of {self.inner_rank}"
-        check_range("rank", self.rank, low=1, high=high, where=where)
+        inner = f"{where} with an inner rank of {self.inner_rank}"
+        check_range("rank", self.rank, low=1, high=high, where=inner)
+        most = most_inner_rank(self.rank, self.row_modes, self.column_modes)
+        where += (
+            f" in {modes_in_words(self.row_modes)} by {modes_in_words(self.column_modes)} modes"
+        )
+        where += f" with a rank of {self.rank}"
+        check_range("inner_rank", self.inner_rank, low=1, high=most, where=where)
 
     def sides(self, *, rows: int, columns: int) -> tuple[Train, Train]:
         """The trains of U and V; with a unit spectrum V need only be known as a space."""
@@ -75,7 +82,7 @@ class Sttp(StructureSpec):
         return sum(side.mac_count() for side in self.sides(rows=rows, columns=columns))
 
     def larger(self, *, rows: int, columns: int) -> Iterator["Sttp"]:
-        """Yield one rank more, and one inner rank more, where they fit and change anything."""
+        """Yield one rank more, and one inner rank more, where they fit."""
         more = self.model_copy(update={"rank": self.rank + 1})
         try:
             more.check_fits(rows=rows, columns=columns)
@@ -83,10 +90,8 @@ class Sttp(StructureSpec):
             pass
         else:
             yield more
-        wider = self.model_copy(update={"inner_rank": self.inner_rank + 1})
-        sides = {"rows": rows, "columns": columns}
-        if wider.sides(**sides) != self.sides(**sides):
-            yield wider
+        if self.inner_rank < most_inner_rank(self.rank, self.row_modes, self.column_modes):
+            yield self.model_copy(update={"inner_rank": self.inner_rank + 1})
 
     def in_words(self) -> str:
         """`spectral tensor train, rank 4, inner 8` and how its spectrum is kept, if it is."""
@@ -101,10 +106,21 @@ class Sttp(StructureSpec):
         yield Patch(0, self.rank, 0, columns, "tensor network", 0.5, f"a train of {modes}")
 
     def _ranks(self, modes: tuple[int, ...]) -> tuple[int, ...]:
-        """No larger than the inner rank, than the rows before, or than what comes after can use."""
-        before = [1, *accumulate(modes, mul)]
-        inner = (
-            min(self.inner_rank, before[cut], self.rank * prod(modes[cut:]))
-            for cut in range(1, len(modes))
+        return (
+            1,
+            *(min(self.inner_rank, most) for most in _most_inside(self.rank, modes)),
+            self.rank,
         )
-        return (1, *inner, self.rank)
+
+
+def most_inner_rank(rank: int, *sides: Modes) -> int:
+    """The largest rank inside of trains of these modes that end in a rank; 1 without an inside."""
+    return max((most for modes in sides for most in _most_inside(rank, modes)), default=1)
+
+
+def _most_inside(rank: int, modes: Modes) -> Iterator[int]:
+    """Yield what each place can use: no more than the rows before, or than what comes after."""
+    before = 1
+    for cut, mode in enumerate(modes[:-1], start=1):
+        before *= mode
+        yield min(before, rank * prod(modes[cut:]))

@@ -53,9 +53,9 @@ FAMILIES: Sequence[Family] = (
         "block low rank",
         grids_of_ranks,
         lambda rows, columns: [
-            (BlockLowRank(ranks=((1,),) * (rows + 1)), "row blocks"),
-            (BlockLowRank(ranks=((1,) * (columns + 1),)), "column blocks"),
-            (BlockLowRank(ranks=((min(rows, columns) + 1,),)), "rank"),
+            (BlockLowRank(ranks=((1,),) * (rows + 1)), "number of rows of ranks"),
+            (BlockLowRank(ranks=((1,) * (columns + 1),)), "number of columns of ranks"),
+            (BlockLowRank(ranks=((min(rows, columns) + 1,),)), "a rank of ranks"),
         ],
         lambda width: [mixed_ranks(width)],
         curve=lambda weight, moment: block_low_rank.error_curve(
@@ -70,8 +70,8 @@ FAMILIES: Sequence[Family] = (
         some_tiles,
         lambda rows, columns: [
             (BlockSparse(tile=max(rows, columns) + 1, positions=((0, 0),)), "tile"),
-            (BlockSparse(tile=1, positions=((rows, 0),)), "row"),
-            (BlockSparse(tile=1, positions=((0, columns),)), "column"),
+            (BlockSparse(tile=1, positions=((rows, 0),)), "row of positions"),
+            (BlockSparse(tile=1, positions=((0, columns),)), "column of positions"),
         ],
         lambda width: [band_of_tiles(width)],
         curve=lambda weight, moment: block_sparse.error_curve(

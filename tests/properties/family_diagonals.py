@@ -29,8 +29,8 @@ def misfits(rows: int, columns: int) -> list[tuple[Diagonals, str]]:
     return [
         (Diagonals(offsets=(-rows,)), "offsets"),
         (Diagonals(offsets=(0, columns)), "offsets"),
-        (Diagonals(offsets=(), entries=((rows, 0),)), "entries' row"),
-        (Diagonals(offsets=(), entries=((0, columns),)), "entries' column"),
+        (Diagonals(offsets=(), entries=((rows, 0),)), "row of entries"),
+        (Diagonals(offsets=(), entries=((0, columns),)), "column of entries"),
     ]
 
 

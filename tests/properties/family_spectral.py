@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from models.structured import svdp
 from models.structures import Structure, Sttp, Svdp
 from models.structures.frames import Spectrum
+from models.structures.sttp import most_inner_rank
 from tests.properties.family import Family, Law
 
 ONCE = "frames are made of their reflections once for all inputs, by products that are seen, too"
@@ -33,14 +34,16 @@ def modes(draw: st.DrawFn, side: int) -> tuple[int, ...]:
 @st.composite
 def trains(draw: st.DrawFn, rows: int, columns: int, spectra: list[Spectrum]) -> Structure:
     row_modes, column_modes = draw(modes(rows)), draw(modes(columns))
-    inner = draw(st.integers(1, 6))
     high = min(rows, columns)
+    most = most_inner_rank(high, row_modes, column_modes)
+    inner = draw(st.integers(1, min(6, most)))
     for digits in (row_modes, column_modes):
         if len(digits) > 1:
             high = min(high, inner * digits[-1])
+    rank = draw(st.integers(1, high))
     return Sttp(
-        rank=draw(st.integers(1, high)),
-        inner_rank=inner,
+        rank=rank,
+        inner_rank=min(inner, most_inner_rank(rank, row_modes, column_modes)),
         row_modes=row_modes,
         column_modes=column_modes,
         spectrum=draw(st.sampled_from(spectra)),
@@ -66,16 +69,25 @@ def digits_at(width: int) -> tuple[int, ...]:
 
 def train_at(width: int, rank: int, spectrum: Spectrum = "free") -> Sttp:
     digits = digits_at(width)
-    return Sttp(rank=rank, inner_rank=8, row_modes=digits, column_modes=digits, spectrum=spectrum)
+    inner_rank = min(8, most_inner_rank(rank, digits))
+    return Sttp(
+        rank=rank,
+        inner_rank=inner_rank,
+        row_modes=digits,
+        column_modes=digits,
+        spectrum=spectrum,
+    )
 
 
 def misfits(rows: int, columns: int) -> list[tuple[Structure, str]]:
     fits = {"rank": 1, "inner_rank": 1, "row_modes": (rows,), "column_modes": (columns,)}
     wrong: list[tuple[dict[str, object], str]] = [
-        ({"row_modes": (rows, 2)}, "product of row_modes"),
-        ({"column_modes": (columns + 1, 2)}, "product of column_modes"),
+        ({"row_modes": (rows, 2)}, "row_modes"),
+        ({"column_modes": (columns + 1, 2)}, "column_modes"),
         ({"rank": min(rows, columns) + 1}, "rank"),
         ({"rank": 2, "row_modes": (rows, 1)}, "rank"),
+        ({"inner_rank": 2}, "inner_rank"),
+        ({"inner_rank": 2, "row_modes": (rows, 1)}, "inner_rank"),
     ]
     return [(Sttp.model_validate(fits | change), argument) for change, argument in wrong]
 

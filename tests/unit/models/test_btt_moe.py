@@ -245,7 +245,7 @@ def test_the_layer_is_exported_and_compiled_with_its_routing() -> None:
     [
         ({"active": 9}, "active is 9, but a mixture of 8 experts admits 1 to 8"),
         ({"input_blocks": 17}, "input_blocks is 17, but a 16 x 16 matrix admits 1 to 16"),
-        ({"rank": 2}, "experts times rank is 16, but a 8 x 8 block admits 1 to 8"),
+        ({"rank": 2}, "experts 8 times rank 2 is 16, but a 8 x 8 block admits 1 to 8"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_range(fields: dict[str, int], message: str) -> None:

@@ -80,7 +80,7 @@ def test_every_size_of_a_curve_holds_the_smaller_ones() -> None:
         ({"offsets": (0, 0)}, "different"),
         ({"offsets": (), "entries": ((1, 0), (0, 0))}, "sorted"),
         ({"offsets": ()}, "both empty"),
-        ({"offsets": (1,), "entries": ((2, 3),)}, "lies on the diagonal 1"),
+        ({"offsets": (1,), "entries": ((2, 3),)}, "that is on the diagonal 1"),
     ],
 )
 def test_numbers_that_are_not_each_free_are_refused(

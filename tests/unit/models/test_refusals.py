@@ -1,7 +1,9 @@
 """What layers, projections and curves refuse, each by a message that says what would do."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from models.structured import (
     btt,
     diagonals_choice,
     kronecker,
+    low_rank,
     sparse_convolution,
 )
 from models.structured.btt_moe import BttMoeLinear
@@ -20,7 +23,9 @@ from models.structured.build import empty_layer, project
 from models.structured.checks import check_bias, check_target
 from models.structured.convolution import StructuredConv2d, patch_second_moment
 from models.structured.error_curve import ErrorCurve
+from models.structured.rectangle_choice import choose_rectangles
 from models.structured.sparse_convolution import SparseConv2d
+from models.structured.sums_choice import choose_sum
 from models.structures import Dense, LowRank
 from models.structures.base import check_divides
 from models.structures.btt_moe import BttMoe
@@ -34,7 +39,7 @@ KERNEL = torch.ones(2, 2, 3, 3)
 MIXTURE = BttMoe(input_blocks=2, output_blocks=2, experts=2, active=1)
 
 
-@pytest.mark.parametrize("size", [-1, 0, 7])
+@pytest.mark.parametrize("size", [-1, 0, 7, 10**12, True, "3", 2.5, math.nan, None])
 @pytest.mark.parametrize(
     ("curve", "fitting", "argument"),
     [
@@ -48,15 +53,39 @@ MIXTURE = BttMoe(input_blocks=2, output_blocks=2, experts=2, active=1)
     ],
 )
 def test_a_curve_of_blocks_beyond_the_matrix_is_refused(
-    curve: Callable[..., ErrorCurve], fitting: dict[str, int], argument: str, size: int
+    curve: Callable[..., ErrorCurve], fitting: dict[str, int], argument: str, size: object
 ) -> None:
-    with pytest.raises(ValueError, match=f"^{argument} is {size}, but a 6 x 6 matrix admits 1 to"):
+    with pytest.raises(ValueError, match=f"^{argument} is {size!r}, but a 6 x 6 matrix admits "):
         curve(torch.eye(6), **fitting, **{argument: size})
 
 
-def test_a_curve_with_less_than_no_rest_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rest is -0\.5, but a curve admits 0 and more"):
-        diagonals_choice.error_curve(torch.eye(3), rest=-0.5)
+@pytest.mark.parametrize("rest", [-0.5, math.nan, math.inf, True, "1"])
+def test_a_curve_with_no_share_as_its_rest_is_refused(rest: Any) -> None:
+    with pytest.raises(ValueError, match=f"rest is {rest!r}, but a curve admits 0 and more"):
+        diagonals_choice.error_curve(torch.eye(3), rest=rest)
+    with pytest.raises(ValueError, match=f"macs is {rest!r}, but a size admits 0 and more"):
+        low_rank.error_curve(torch.eye(3)).best_within(rest)
+
+
+@pytest.mark.parametrize("number", [-1, 2.5, math.nan, True, "1", 10**12])
+def test_a_choice_of_no_whole_number_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match=f"diagonals is {number!r}, but a 3 x 3 matrix admits"):
+        diagonals_choice.choose(torch.eye(3), diagonals=number)
+    with pytest.raises(ValueError, match=f"entries is {number!r}, but a 3 x 3 matrix admits"):
+        diagonals_choice.choose(torch.eye(3), diagonals=1, entries=number)
+    if number == 10**12:
+        return  # of rectangles it is only the most that they may have
+    with pytest.raises(ValueError, match=f"rank is {number!r}, but a rectangle admits"):
+        choose_rectangles(torch.eye(3), None, rank=number, budgets=[8], generator=torch.Generator())
+
+
+@pytest.mark.parametrize("budget", [-1, 2.5, math.nan, True, "1", None])
+def test_a_choice_within_no_number_of_macs_is_refused(budget: Any) -> None:
+    generator = torch.Generator()
+    with pytest.raises(ValueError, match=f"budgets is {budget!r}, but a choice admits"):
+        choose_rectangles(torch.eye(3), None, rank=1, budgets=[budget], generator=generator)
+    with pytest.raises(ValueError, match=f"budget is {budget!r}, but a sum admits"):
+        choose_sum("low rank + block diagonal", torch.eye(3), None, budget, generator)
 
 
 @pytest.mark.parametrize("weight", [[[1.0]], None, torch.nn.Linear(2, 2)])

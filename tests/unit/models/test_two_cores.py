@@ -145,8 +145,8 @@ def test_a_planted_member_of_the_einsum_family_is_recovered(point: PointName) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.7}, "alpha, beta, gamma sum up to 1.2"),
-        ({"phi": 0.4}, "delta, epsilon, phi sum up to 0.9"),
+        ({"alpha": 0.7}, "alpha 0.7, beta 0, gamma 0.5 sum up to 1.2"),
+        ({"phi": 0.4}, "phi 0.4 sum up to 0.9"),
         ({"rho": 0.75}, "rho is 0.75, but these exponents admit 0 to 0.5"),
         ({"alpha": -0.5, "beta": 1}, "greater than or equal to 0"),
         ({"alpha": 1.5, "gamma": -0.5}, "less than or equal to 1"),

@@ -103,6 +103,22 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
             "model.heads",
             "heads is 4, but width 30 admits 1, 2, 3, 5, 6, 10, 15, 30",
         ),
+        ({"seed": "3"}, "seed", "seed is '3'; it must be a valid integer"),
+        (
+            {"compute": {"trials": 2.0}},
+            "compute.trials",
+            "compute.trials is 2.0; it must be a valid integer",
+        ),
+        (
+            {"space": {"groups": [1, True]}},
+            "space.groups[1]",
+            "space.groups[1] is True; it must be a valid integer",
+        ),
+        (
+            {"budget": {"ratio": "0.5"}},
+            "budget.ratio",
+            "budget.ratio is '0.5'; it must be a valid number",
+        ),
         ({"budget": {"ratio": 0.001}}, "budget", "cannot be reached: rank 1 in all 2 eligible"),
         ({"layers": {"include": ["convs.*"]}}, "layers.include", "'convs.*' matches no layer"),
         (
