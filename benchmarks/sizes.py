@@ -22,6 +22,8 @@ CURVES: tuple[Kind, ...] = tuple(kind for kind in NAMES if kind in CLOSED_KINDS)
 def chosen(name: Kind, weight: Tensor, macs: int) -> Structure | None:
     """The member within the MACs that suits the matrix best, if there is any."""
     rows, columns = weight.shape
+    if macs < 1:
+        return None
     if name in GRID_KINDS:
         return largest_within(name, rows=rows, columns=columns, budget=macs)
     curve = error_curve(name, weight, shares=(macs / weight.numel(),))

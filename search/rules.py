@@ -130,8 +130,11 @@ def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Quantit
 
 def smallest_member(kind: Kind, *, rows: int, columns: int) -> Structure | None:
     """Return the cheapest member of a kind, if any costs less than dense."""
-    low, high = 1, rows * columns - 1
-    if high < 1 or largest_within(kind, rows=rows, columns=columns, budget=high) is None:
+    low, high, most = 1, 1, rows * columns - 1
+    # From below: the tiles or rectangles of a large budget are many.
+    while high < most and largest_within(kind, rows=rows, columns=columns, budget=high) is None:
+        low, high = high + 1, min(2 * high, most)
+    if most < 1 or largest_within(kind, rows=rows, columns=columns, budget=high) is None:
         return None
     while low < high:  # with more to spend, whatever fitted still does
         middle = (low + high) // 2

@@ -87,6 +87,7 @@ KINDS: tuple[Kind, ...] = (*CLOSED_KINDS, *CHOSEN_KINDS, *GRID_KINDS)
 SHARES = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 # How a sum's cost may be divided: the parts that its low-rank part gets.
 DIVISIONS = (0.5, 0.25, 0.4, 0.6, 0.75)
+LARGEST = 1 << 24  # rows or columns: far above any layer, and few enough for lists of places
 INNER_RANK = 16  # of spectral trains, where they can use as much
 MOST_BUTTERFLIES = 4  # in a product: two stand for every circulant, more hardly ever fit better
 
@@ -94,6 +95,12 @@ MOST_BUTTERFLIES = 4  # in a product: two stand for every circulant, more hardly
 def check_kind(kind: Kind) -> None:
     """Raise ValueError for what is none of the kinds, with the one it may mean."""
     check_choice("kind", kind, KINDS)
+
+
+def _check_sides(*, rows: int, columns: int) -> None:
+    check_matrix(rows=rows, columns=columns)
+    for name, side in (("rows", rows), ("columns", columns)):
+        check_range(name, side, low=1, high=LARGEST, where="a grid of sizes")
 
 
 def saves(kind: Kind) -> Literal["macs", "parameters"]:
@@ -117,7 +124,7 @@ def budgets(*, rows: int, columns: int, shares: Sequence[float] = SHARES) -> lis
 
     ValueError unless there is at least one, and each is above 0 and at most 1.
     """
-    check_matrix(rows=rows, columns=columns)
+    _check_sides(rows=rows, columns=columns)
     if isinstance(shares, str) or not isinstance(shares, Collection) or not len(shares):
         raise ValueError(f"shares is {shares!r}, but a curve admits one number or more: (0.5,)")
     for share in shares:
@@ -155,7 +162,7 @@ def largest_within(  # noqa: PLR0911, PLR0912 - one for each kind
     A dearer one may fit: of more blocks, of which some are padding alone.
     """
     check_kind(kind)
-    check_matrix(rows=rows, columns=columns)
+    _check_sides(rows=rows, columns=columns)
     check_range("budget", budget, low=0, where="a size")
     room = Room(kind, rows, columns, budget)
     if budget < 1:
@@ -222,7 +229,7 @@ def sums_within(kind: SumKind, *, rows: int, columns: int, budget: int) -> Itera
     The other part is as large as its division admits, and low rank takes what is left.
     """
     check_choice("kind", kind, get_args(SumKind))
-    check_matrix(rows=rows, columns=columns)
+    _check_sides(rows=rows, columns=columns)
     check_range("budget", budget, low=0, where="a sum")
     for division in DIVISIONS:
         room = Room(kind, rows, columns, budget - int(division * budget))

@@ -181,6 +181,10 @@ def test_a_grid_of_no_matrix_or_of_no_shares_is_refused(kind: Kind) -> None:
                 ask(kind, rows=wrong, columns=SIDE)
             with pytest.raises(ValueError, match=f"columns is {wrong!r}, but a matrix admits"):
                 ask(kind, rows=SIDE, columns=wrong)
+    for rows, columns in ((HUGE, SIDE), (SIDE, HUGE)):
+        for ask in (grid, partial(largest_within, budget=SIDE)):
+            with pytest.raises(ValueError, match=f"is {HUGE}, but a grid of sizes admits 1 to"):
+                ask(kind, rows=rows, columns=columns)
     weight = torch.eye(SIDE)
     for wrong in NO_SHARES:
         message = re.escape(f"a share of shares is {wrong!r}, but a dense matrix admits numbers")
