@@ -23,5 +23,8 @@ def error_curve(
     structure: Einsum,
 ) -> ErrorCurve:
     """Every rank at once for the other six exponents, exact where they divide the sides."""
+    if not isinstance(structure, Einsum):
+        kind = type(structure).__name__
+        raise TypeError(f"structure is a {kind}, but this curve admits an Einsum")
     smallest = structure.model_copy(update={"rho": 0.0})
     return terms_curve(weight, second_moment, smallest)

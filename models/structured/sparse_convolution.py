@@ -167,6 +167,10 @@ def error_curve(
     errors = torch.tensor([size[1] for size in best], dtype=torch.float64)
     height, width = 1, 1
     if image is not None:
+        if not isinstance(image, tuple | list) or len(image) != 2:
+            raise ValueError(
+                f"image is {image!r}, but a curve admits a height and a width: (28, 28)"
+            )
         check_image(height=image[0], width=image[1])
         height, width = spec.output_size(height=image[0], width=image[1])
     macs = height * width * numbers

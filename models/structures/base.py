@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from models.frozen import Spec
 
+MOST_SIDE = 2**63 - 1  # of a tensor; and the logarithms of larger ones would not be floats
 LISTED = 4096  # divisors up to here are named in messages
 # What a picture's legend distinguishes.
 Tone = Literal[
@@ -128,9 +129,10 @@ def check_number(name: str, value: float, *, where: str) -> None:
 
 
 def check_matrix(*, rows: int, columns: int) -> None:
-    """Raise ValueError where no matrix has as few rows or columns."""
-    check_range("rows", rows, low=1, where="a matrix")
-    check_range("columns", columns, low=1, where="a matrix")
+    """Raise ValueError where no matrix has as few rows or columns, or as many."""
+    for name, side in (("rows", rows), ("columns", columns)):
+        check_range(name, side, low=1, where="a matrix")
+        check_range(name, side, low=1, high=MOST_SIDE, where="a tensor")
 
 
 def check_sides(

@@ -1,6 +1,7 @@
 """What layers, projections and curves refuse, each by a message that says what would do."""
 
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from models.structured import (
     block_sparse,
     btt,
     diagonals_choice,
+    einsum,
     kronecker,
     low_rank,
     sparse_convolution,
@@ -171,6 +173,20 @@ def test_a_second_moment_of_other_groups_or_patches_is_refused(
 def test_a_curve_of_a_kernel_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="weight holds numbers that are not finite"):
         sparse_convolution.error_curve(KERNEL * torch.inf, CONVOLUTION)
+
+
+@pytest.mark.parametrize("image", [5, (5,), "55", (5, 5, 5)])
+def test_a_curve_for_what_is_no_height_and_width_is_refused(image: Any) -> None:
+    message = re.escape(f"image is {image!r}, but a curve admits a height and a width")
+    with pytest.raises(ValueError, match=message):
+        sparse_convolution.error_curve(KERNEL, CONVOLUTION, image=image)
+    with pytest.raises(ValueError, match=r"height is 2\.5, but an image admits whole numbers"):
+        sparse_convolution.error_curve(KERNEL, CONVOLUTION, image=(2.5, image))  # type: ignore[arg-type]
+
+
+def test_a_curve_of_another_structure_than_einsum_is_refused() -> None:
+    with pytest.raises(TypeError, match="structure is a LowRank, but this curve admits an Einsum"):
+        einsum.error_curve(torch.eye(4), structure=LowRank(rank=1))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
