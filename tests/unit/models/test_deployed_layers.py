@@ -98,6 +98,33 @@ def test_what_does_not_clearly_win_runs_dense() -> None:
     assert deploy(layer, tokens=4, generator=generator(), timer=sure).form == "structured"
 
 
+def test_a_form_that_wins_by_a_disturbance_is_not_deployed() -> None:
+    layer = layer_of(BlockDiagonal(blocks=2))
+    # Something else ran during the 14 rounds of the first measurement, and slowed down dense alone.
+    glitch = clock({"structured": 2.6, "dense": lambda number: 9.0 if number <= 14 else 1.0})
+    found = deploy(layer, tokens=4, generator=generator(), timer=glitch)
+    assert found.form == "dense"
+    assert found.timings["structured"].ratio == 2.6
+    tie = clock({"structured": lambda number: 0.5 if number <= 14 else 0.95, "dense": 1.0})
+    assert deploy(layer, tokens=4, generator=generator(), timer=tie).form == "dense"
+
+
+def test_only_the_form_that_won_is_measured_a_second_time() -> None:
+    passes: list[Form] = []
+    timer = clock({"structured": 0.6, "factors": 0.4, "dense": 1.0})
+
+    def counted(layer: nn.Module, inputs: Tensor) -> float:
+        passes.append(form_of(layer))
+        return timer(layer, inputs)
+
+    deploy(layer_of(THIN), tokens=4, generator=generator(), timer=counted)
+    assert [passes.count(form) for form in ("structured", "factors", "dense")] == [14, 28, 28]
+    passes.clear()
+    timer = clock({"structured": 1.1, "dense": 1.0})
+    deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=counted)
+    assert [passes.count(form) for form in ("structured", "dense")] == [14, 14]
+
+
 def test_slow_first_passes_are_not_counted() -> None:
     slow = clock({"structured": lambda number: 100.0 if number <= 2 else 0.5, "dense": 1.0})
     found = deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=slow)
