@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from models.structured.output_error import outputs, regularised
+from models.structured.output_error import latest, outputs, regularised
 
 MAXIMUM_SWEEPS = 20
 # A sweep that removes less than this share of the matrix's energy is the last.
@@ -97,41 +97,53 @@ def fit_blocks(
     return _balanced(_descend(blocks, starts[errors.index(min(errors))], keep, moment))
 
 
-def explained_energies(
-    terms: BlockTerms,
-    seen: Float[Tensor, "bands groups height width"],
-    moment: Float[Tensor, "columns columns"],
-    places: Int[Tensor, "bands terms"],
-) -> Float[Tensor, "bands terms"]:
-    """By how much the output error falls as each term joins its band, in the order of `places`.
+@dataclass(frozen=True, slots=True)
+class NormalEquations:
+    """K = V C V^T and B = W C V^T for the right sides V of a band's terms, each of some energy."""
 
-    `seen` are the blocks of W C. The terms' right sides are given, and all left sides of a band are
-    the best for the terms so far: by one Cholesky decomposition for all sizes.
+    square: Float[Tensor, "bands terms terms"]
+    cross: Float[Tensor, "bands height terms"]
+    energies: Float[Tensor, "bands groups terms"]
+
+    def explained(self, places: Int[Tensor, "bands terms"]) -> Float[Tensor, "bands terms"]:
+        """By how much the output error falls as each term joins its band, in this order.
+
+        The right sides are given, and all left sides of a band are the best for the terms so far:
+        by one Cholesky decomposition for all sizes.
+        """
+        order = places.argsort(-1)
+        ordered = self.square.gather(1, order[:, :, None].expand_as(self.square))
+        ordered = ordered.gather(2, order[:, None, :].expand_as(self.square))
+        wanted = self.cross.gather(2, order[:, None, :].expand_as(self.cross))
+        root = torch.linalg.cholesky(ordered)
+        falls = torch.linalg.solve_triangular(root, wanted.mT, upper=False).square()
+        return torch.zeros_like(places, dtype=falls.dtype).scatter(1, order, falls.sum(-1))
+
+
+def own_terms(
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"],
+    *,
+    row_blocks: int,
+    column_blocks: int,
+) -> NormalEquations:
+    """Those of the right sides that are each block's best for its own outputs, of all ranks.
+
+    They are the same for every structure of low-rank blocks, which asks one after the other.
     """
-    square, cross = _normal_equations(terms, seen, moment)
-    return explained_in_order(square, cross, places)
+    grid = {"row_blocks": row_blocks, "column_blocks": column_blocks}
+
+    def found() -> NormalEquations:
+        blocks = cut(weight, **grid)
+        moment = grid_moment(second_moment, column_blocks * blocks.shape[3])
+        terms = decompose_blocks(blocks, moment)
+        return _normal_equations(terms, cut(outputs(weight, second_moment), **grid), moment)
+
+    return latest(("blocks", row_blocks, column_blocks), weight, second_moment, found)
 
 
-def explained_in_order(
-    square: Float[Tensor, "bands terms terms"],
-    cross: Float[Tensor, "bands height terms"],
-    places: Int[Tensor, "bands terms"],
-) -> Float[Tensor, "bands terms"]:
-    """What each term adds to tr(B K^-1 B^T) over the terms so far, in the order of `places`."""
-    order = places.argsort(-1)
-    ordered = square.gather(1, order[:, :, None].expand_as(square))
-    ordered = ordered.gather(2, order[:, None, :].expand_as(square))
-    wanted = cross.gather(2, order[:, None, :].expand_as(cross))
-    falls = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(ordered), wanted.mT, upper=False
-    ).square()
-    return torch.zeros_like(places, dtype=square.dtype).scatter(1, order, falls.sum(-1))
-
-
-def _normal_equations(
-    terms: BlockTerms, seen: Tensor, moment: Tensor
-) -> tuple[Float[Tensor, "bands terms terms"], Float[Tensor, "bands height terms"]]:
-    """K = V C V^T and B = W C V^T for the right sides V of every band, K with a little ridge."""
+def _normal_equations(terms: BlockTerms, seen: Tensor, moment: Tensor) -> NormalEquations:
+    """Those of the terms of every band, K with a little ridge; `seen` are the blocks of W C."""
     bands, groups, count, width = terms.right.shape
     by_group = moment.view(groups, width, groups * width)
     square = moment.new_empty(bands, groups, count, groups, count)
@@ -146,14 +158,14 @@ def _normal_equations(
     scale = square.diagonal(dim1=1, dim2=2)
     # Terms left out have no right side: the ridge keeps their left side zero.
     square.diagonal(dim1=1, dim2=2).add_(torch.where(scale > 0, RIDGE * scale, 1))
-    return square, cross.flatten(2)
+    return NormalEquations(square, cross.flatten(2), terms.energies)
 
 
 def _refitted(terms: BlockTerms, seen: Tensor, moment: Tensor) -> BlockTerms:
     """The same right sides with the best left sides, those of a band together."""
-    square, cross = _normal_equations(terms, seen, moment)
+    found = _normal_equations(terms, seen, moment)
     bands, groups, _, count = terms.left.shape
-    left = torch.cholesky_solve(cross.mT, torch.linalg.cholesky(square)).mT
+    left = torch.cholesky_solve(found.cross.mT, torch.linalg.cholesky(found.square)).mT
     left = left.view(bands, -1, groups, count).transpose(1, 2)
     return BlockTerms(left, terms.right, terms.energies)
 

@@ -11,13 +11,11 @@ from models.structured.batched import padded
 from models.structured.block_grid import (
     cut,
     decompose_blocks,
-    explained_energies,
     fit_blocks,
-    grid_moment,
+    own_terms,
 )
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import outputs
 from models.structures import BlockLowRank
 from models.structures.base import check_sides
 
@@ -129,14 +127,11 @@ def error_curve(
         order = _by_energy(energies)
         errors = remaining(energies.flatten()[order])
     else:
-        moment = grid_moment(second_moment, column_blocks * blocks.shape[3])
-        terms = decompose_blocks(blocks, moment)
+        terms = own_terms(weight, second_moment, row_blocks=row_blocks, column_blocks=column_blocks)
         energies = terms.energies
         order = _by_energy(energies)
         places = torch.empty_like(order).scatter(0, order, torch.arange(len(order)))
-        seen = outputs(weight, second_moment)
-        seen = cut(seen, row_blocks=row_blocks, column_blocks=column_blocks)
-        falls = explained_energies(terms, seen, moment, places.view_as(energies).flatten(1))
+        falls = terms.explained(places.view_as(energies).flatten(1))
         errors = remaining(falls.flatten()[order])
     where = order // energies.shape[2]
     sizes = torch.arange(1, len(order) + 1) * (blocks.shape[2] + blocks.shape[3])

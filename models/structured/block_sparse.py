@@ -135,7 +135,7 @@ def error_curve(
     For its outputs, the tiles of each band that fit them best together, chosen one by one
     (`tile_choice`), or those of largest energy wherever they are the better choice. The error is
     exact as far as measuring it takes some tenths of a second (768 x 768: all sizes; 768 x 3072: a
-    third), behind that a bound from above.
+    quarter), behind that a bound from above.
     """
     check_target(weight, second_moment)
     rows, columns = weight.shape

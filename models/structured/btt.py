@@ -14,13 +14,11 @@ from models.structured.batched import padded, side_by_side, writes_in_place
 from models.structured.block_grid import (
     cut,
     decompose_blocks,
-    explained_energies,
     fit_blocks,
-    grid_moment,
+    own_terms,
 )
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import outputs
 from models.structures import Btt
 from models.structures.base import check_sides
 
@@ -133,13 +131,11 @@ def error_curve(
     if second_moment is None:
         errors = remaining(decompose_blocks(blocks).energies.sum((0, 1)))
     else:
-        moment = grid_moment(second_moment, input_blocks * blocks.shape[3])
-        terms = decompose_blocks(blocks, moment)
+        terms = own_terms(
+            weight, second_moment, row_blocks=output_blocks, column_blocks=input_blocks
+        )
         places = torch.arange(terms.energies.shape[2]).expand_as(terms.energies).flatten(1)
-        seen = outputs(weight, second_moment)
-        seen = cut(seen, row_blocks=output_blocks, column_blocks=input_blocks)
-        falls = explained_energies(terms, seen, moment, places).view_as(terms.energies)
-        errors = remaining(falls.sum((0, 1)))
+        errors = remaining(terms.explained(places).view_as(terms.energies).sum((0, 1)))
     ranks = torch.arange(1, len(errors) + 1)
     sizes = ranks * input_blocks * output_blocks * (blocks.shape[2] + blocks.shape[3])
     return ErrorCurve(

@@ -11,7 +11,7 @@ from torch.nn import functional
 from models.structured.base import StructuredLinear, draw_normal
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
-from models.structured.output_error import outputs, regularised
+from models.structured.output_error import latest, outputs, regularised
 from models.structures import LowRank
 
 
@@ -188,6 +188,19 @@ def error_curve(
     """Every rank at once, exact for the weight and for its outputs, in float64."""
     check_target(weight, second_moment)
     rows, columns = weight.shape
+    energies = latest("low rank", weight, second_moment, lambda: _energies(weight, second_moment))
+    sizes = (rows + columns) * torch.arange(1, min(rows, columns) + 1)
+    return ErrorCurve(
+        macs=sizes,
+        parameters=sizes,
+        errors=remaining(energies),
+        structure=lambda index: LowRank(rank=index + 1),
+    )
+
+
+def _energies(weight: Tensor, second_moment: Tensor | None) -> Float[Tensor, " terms"]:
+    """The squared singular values of W or, given C = L L^T, of W L."""
+    rows, columns = weight.shape
     matrix = weight.detach().double()
     # The smaller Gram matrix has the squared singular values in a fraction of an SVD's time.
     if rows <= columns:
@@ -197,11 +210,5 @@ def error_curve(
         if second_moment is not None:
             lower = torch.linalg.cholesky(regularised(second_moment))
             gram = lower.T @ gram @ lower
-    energies = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
-    sizes = (rows + columns) * torch.arange(1, min(rows, columns) + 1)
-    return ErrorCurve(
-        macs=sizes,
-        parameters=sizes,
-        errors=remaining(energies),
-        structure=lambda index: LowRank(rank=index + 1),
-    )
+    energies: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+    return energies

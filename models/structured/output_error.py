@@ -4,7 +4,9 @@ C = E[x x^T] is the second moment of the layer's inputs; without one, inputs are
 """
 
 import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -41,8 +43,22 @@ class _Known:
     outputs: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Latest:
+    """What was found last of a matrix and a second moment, and their states then."""
+
+    subject: Hashable
+    matrix: "weakref.ref[Tensor]"
+    states: tuple[State, State]
+    value: object
+
+
+T = TypeVar("T")
+
 # Each structure that is tried on a layer asks for the same: a second for 3,072 columns.
 _KNOWN = WeakIdKeyDictionary()
+# By the second moment. One for all of them: what is kept here may be as large as C.
+_LATEST = WeakIdKeyDictionary()
 
 
 def regularised(
@@ -73,6 +89,36 @@ def outputs(
         known.outputs = weight.detach().double() @ known.moment
         known.matrix, known.matrix_state = weakref.ref(weight), now
     return known.outputs
+
+
+def latest(
+    subject: Hashable,
+    weight: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None,
+    find: Callable[[], T],
+) -> T:
+    """What `find` finds of this matrix and C; kept until anything else is asked for.
+
+    The answer must not be changed in place.
+    """
+    if second_moment is None or weight.is_inference() or second_moment.is_inference():
+        return find()
+    states = state(weight), state(second_moment)
+    kept: _Latest | None = _LATEST.get(second_moment)
+    if kept and kept.matrix() is weight and (kept.subject, kept.states) == (subject, states):
+        return cast("T", kept.value)
+    _LATEST.clear()
+    value = find()
+    _LATEST[second_moment] = _Latest(subject, weakref.ref(weight), states, value)
+    return value
+
+
+def outputs_of_given(
+    weight: Float[Tensor, "rows columns"], second_moment: Float[Tensor, "columns columns"]
+) -> Float[Tensor, "rows columns"]:
+    """W C of C as it is, in float64, from that of the regularised C: no second long product."""
+    noise = regularised(second_moment).diagonal() - second_moment.detach().diagonal().double()
+    return outputs(weight, second_moment) - weight.detach().double() * noise
 
 
 def _known(second_moment: Tensor, share: float) -> _Known:

@@ -17,9 +17,11 @@ from torch import Tensor
 # Multiplications for all V of a choice, and numbers that these may hold; then it is a pursuit.
 WORK, STORED = 1e9, 3e7
 # Multiplications of the Cholesky decompositions that measure a choice: some tenths of a second.
-MEASURED = 6e9
+MEASURED = 4e9
 # Of a tile's unit variances: tiles that depend on each other must not stop a decomposition.
 RIDGE = 1e-10
+# More than float32 loses of what a pursuit removes, as a share of it.
+ROUNDED = 1e-5
 
 
 def choose(
@@ -53,15 +55,17 @@ def explained(
     in_bands = band.argsort(stable=True).view(bands, groups)
     counts = _measurable(in_bands, tile)
     picks = (places % groups)[in_bands]
-    by_tile = moment.view(groups, tile, groups, tile)
+    # Tile by tile: what a band takes of it then lies in few long pieces.
+    by_tile = moment.view(groups, tile, groups, tile).transpose(1, 2).flatten(0, 1).contiguous()
     wanted = outputs.view(bands, tile, groups, tile)
     total = gains.cumsum(1)
     for index, count in enumerate(counts):
         if count == 0:
             continue
         chosen = picks[index, :count]
-        square = by_tile.index_select(0, chosen).index_select(2, chosen)
-        root = torch.linalg.cholesky(square.view(count * tile, count * tile))
+        pairs = (chosen[:, None] * groups + chosen).flatten()
+        square = by_tile.index_select(0, pairs).view(count, count, tile, tile).transpose(1, 2)
+        root = torch.linalg.cholesky(square.reshape(count * tile, count * tile))
         right = wanted[index].index_select(1, chosen).flatten(1).T
         solved = torch.linalg.solve_triangular(root, right, upper=False)
         exact = solved.square().sum(1).view(count, tile).sum(1).cumsum(0)
@@ -131,16 +135,25 @@ def _fit_together(rest: Tensor, white: Tensor, picks: Tensor, gains: Tensor) -> 
 def _pursue(rest: Tensor, white: Tensor, picks: Tensor, gains: Tensor, *, start: int) -> None:
     """Take the other tiles of each band, by itself: what one step needs stays in the cache."""
     groups, tile, _ = white.shape
+    if start == groups:
+        return
+    # Half the time in float32, whose rounding must not make a bound of what is none.
+    peak = rest.abs().max().clamp(min=torch.finfo(rest.dtype).tiny)
+    narrow = white.float()
+    scale = peak.square() * (1 - ROUNDED)
     for left, taken, removed in zip(rest, picks, gains, strict=True):
-        parts = left.view(tile, groups, tile)
-        free = torch.ones(groups, dtype=torch.bool)
-        free[taken[:start]] = False
+        parts = (left / peak).float().T.contiguous()
+        by_tile = parts.view(groups, tile, tile)
+        closed = torch.zeros(groups)
+        closed[taken[:start]] = torch.inf
         for step in range(start, groups):
-            scores = torch.where(free, parts.square().sum((0, 2)), -1)
-            best = int(scores.argmax())
-            free[best] = False
-            removed[step], taken[step] = scores[best], best
-            left.addmm_(parts[:, best].clone(), white[best], alpha=-1)
+            scores = torch.linalg.vector_norm(by_tile, dim=(1, 2)) - closed
+            score, best = scores.max(0)
+            index = int(best)
+            closed[index] = torch.inf
+            removed[step], taken[step] = score, best
+            parts.addmm_(narrow[index].T, by_tile[index].clone(), alpha=-1)
+        removed[start:] = removed[start:].square() * scale
 
 
 def _whitened(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.structured.checks import check_target
 from models.structured.error_curve import ErrorCurve, remaining
+from models.structured.output_error import outputs_of_given
 from models.structured.two_cores_fit import CoreIndices, as_products, decompose
 from models.structures import Einsum, Kronecker
 
@@ -62,26 +63,45 @@ def _output_errors(
     than dense take no longer together than W C.
     """
     exact = torch.promote_types(weight.dtype, torch.float32)
+    seen = outputs_of_given(weight, second_moment).to(exact)
     weight, second_moment = weight.detach().to(exact), second_moment.detach().to(exact)
-    outputs = weight @ second_moment
-    whole = float((outputs * weight).sum())
-    wanted, moment = indices.fold(outputs), indices.fold_moment(second_moment)
-    inside = indices.fold(torch.ones_like(weight))
-    cores = decompose(indices.fold(weight.double()), rank=most)
-    first, second = (core.to(exact) for core in cores)
-    found, match, energy, errors = torch.zeros_like(wanted), 0.0, 0.0, []
-    for term in range(most):
+    whole = float((seen * weight).sum())
+    moment, inside = indices.fold_moment(second_moment), indices.fold(torch.ones_like(weight))
+    padded = inside.shape.numel() > weight.numel()
+    peak = weight.abs().max().clamp(min=torch.finfo(exact).tiny)  # squares of it may underflow
+    first, second = decompose(indices.fold(weight / peak), rank=most)
+    first = first * peak
+    wanted = as_products(indices.fold(seen))
+    by_first = first.permute(1, 0, 2, 3, 4).flatten(3) @ wanted
+    by_second = second.permute(0, 1, 3, 4, 2).flatten(3)
+    matches = (by_first * by_second).sum((0, 1, 3), dtype=torch.float64).cumsum(0).tolist()
+    found, energy, errors = torch.zeros_like(inside), 0.0, []
+    for term, match in enumerate(matches):
         left, right = first[:, :, term], second[:, :, :, term]
-        matrix = inside * torch.einsum("gpoc,pgdq->poqgcd", left, right)
-        middle = torch.einsum("gpoc,gcdijk->pgodijk", left, moment)
-        seen = torch.einsum("pgodijk,pgdq->poqijk", middle, right)
-        match += float((matrix * wanted).sum())
-        energy += float((matrix * (2 * found + seen)).sum())
-        found += seen
+        matrix = torch.einsum("gpoc,pgdq->poqgcd", left, right)
+        if padded:
+            matrix = matrix * inside
+        added = _outputs_of_term(left, right, moment).view_as(found)
+        energy += float((matrix * torch.add(added, found, alpha=2)).sum())
+        found += added
         # Scaled by match / energy: then it is never worse than zero.
         left_over = whole - match**2 / energy if energy > 0 else whole
         errors.append(max(left_over, 0.0) / whole if whole > 0 else 0.0)
     return torch.tensor(errors, dtype=torch.float64)
+
+
+def _outputs_of_term(
+    left: Float[Tensor, "g p o c"],
+    right: Float[Tensor, "p g d q"],
+    moment: Float[Tensor, "g c d g c d"],
+) -> Float[Tensor, "p o q columns"]:
+    """F C; what lies between its contractions is written as the second takes it."""
+    (g, p, o, c), (d, q) = left.shape, right.shape[2:]
+    middle = moment.new_empty(p * o, g, moment[0, 0].numel())
+    torch.bmm(left.reshape(g, p * o, c), moment.reshape(g, c, -1), out=middle.transpose(0, 1))
+    last = right.permute(0, 3, 1, 2).reshape(p, 1, q, g * d)
+    found: Tensor = last @ middle.view(p, o, g * d, -1)
+    return found
 
 
 def more_terms(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.structured import low_rank
 from models.structured.checks import check_symmetric
-from models.structured.output_error import outputs, regularised
+from models.structured.output_error import latest, outputs, outputs_of_given, regularised
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -54,6 +54,30 @@ def test_what_torch_does_not_see_changed_is_seen() -> None:
     second_moment.data[0, 1] += 9
     with pytest.raises(ValueError, match="not symmetric"):
         low_rank.error_curve(weight, second_moment)
+
+
+def test_what_was_found_last_is_found_once_until_anything_is_another() -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    found: list[str] = []
+
+    def ask(subject: str) -> None:
+        latest(subject, weight, second_moment, lambda: found.append(subject))
+
+    for subject in ("rank", "rank", "blocks", "rank"):
+        ask(subject)
+    assert found == ["rank", "blocks", "rank"]
+    weight.mul_(2)
+    ask("rank")
+    second_moment.mul_(2)
+    ask("rank")
+    ask("rank")
+    assert len(found) == 5
+
+
+def test_outputs_of_a_singular_second_moment_are_those_of_it_as_it_is() -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    second_moment[:, 2] = second_moment[2] = 0
+    torch.testing.assert_close(outputs_of_given(weight, second_moment), weight @ second_moment)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
