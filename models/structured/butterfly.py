@@ -4,12 +4,15 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias
+from models.structured.butterfly_complex import complex_factors
 from models.structured.butterfly_factors import apply_runs, factorised, runs
+from models.structured.butterfly_newton import Target, refined, strides
+from models.structured.butterfly_pairs import paired_factors
 from models.structured.descent import best_of_restarts, descend
 from models.structured.output_error import best_scale
 from models.structures import Butterfly
@@ -18,6 +21,11 @@ from models.structures.butterfly import levels, padded_length, padded_side
 # Of descent, the more in small matrices. Of 768 x 3072 noise, whose error is .993 at the start, 10
 # leave .988, 20 .984 and 40 .982.
 STEPS, STEPS_IF_SMALL, SMALL = 20, 60, 64
+# Relative squared errors of a closed form that is worth refining, and of one to keep.
+HOPEFUL, NEAR = 0.3, 0.03
+# Gauss-Newton steps, each of which solves for all numbers of a copy at once. They are taken from
+# every start up to that side, and where each entry has so many numbers: a few then lead to zero.
+NEWTON_STEPS, SMALLEST, ABUNDANT, MOST_NUMBERS = 50, 8, 3, 1024
 NOISE = 0.1  # on restarts: at real numbers the error is stationary in all imaginary parts
 
 
@@ -71,26 +79,32 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         second_moment: Float[Tensor, "columns columns"] | None,
         generator: torch.Generator,
     ) -> None:
-        """Factorise by hierarchy into the first block, then descend from there and near it.
+        """Find a planted butterfly in closed form; else descend from a first block, and near it.
 
-        Exact for one real block; more of them, and complex numbers, are a gradient fit. The matrix
-        is taken at a root mean square of 1, as factors of uneven size are one tensor to descent.
+        One block and two real ones have a closed form, which is refined where it comes near. For
+        more of them, and two complex ones, there is only descent: in the smallest matrices after
+        Gauss-Newton steps. The matrix is taken at a root mean square of 1, as factors of uneven
+        size are one tensor to descent.
         """
         size = float(weight.double().square().mean().sqrt()) or 1.0
         weight = weight.double() / size
+        found = self._closed_form(weight)
+        is_closed = found is not None
         mixes = torch.zeros_like(self.mixes, dtype=torch.float64)
-        mixes[0] = torch.eye(2).to(mixes)
-        first = self._first_block(weight)
-        mixes[0, :, : self.levels] = first.real
-        if len(mixes) == 2 and first.is_complex():
-            mixes[1, :, : self.levels] = first.imag
-        is_closed = len(mixes) == 1 and self.spec.blocks == 1
+        if found is not None:
+            mixes.copy_(found)
+        else:
+            mixes[0] = torch.eye(2).to(mixes)
+            first = self._first_block(weight)
+            mixes[: 1 + first.is_complex(), :, : self.levels] = _parts(first)[: len(mixes)]
 
         def start(attempt: int) -> None:
             noise = torch.randn(mixes.shape, generator=generator, dtype=mixes.dtype).to(mixes)
             scale = mixes.square().mean().sqrt() * NOISE * attempt
             self.mixes.copy_(mixes + scale * noise)
             self._rescale(weight, None)
+            if not is_closed and self._takes_newton:
+                self.mixes.copy_(self._refined(self.mixes.double(), weight, steps=NEWTON_STEPS))
 
         restarts = 1 if is_closed else 2
         steps = STEPS_IF_SMALL if self.side <= SMALL else STEPS
@@ -126,10 +140,18 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         return {"mixes": 2 * parts * factors}
 
     @property
+    def _takes_newton(self) -> bool:
+        numbers = self.mixes.numel() // self.copies
+        is_easy = self.side <= SMALLEST or numbers >= ABUNDANT * self.side**2
+        return is_easy and numbers <= MOST_NUMBERS
+
+    @property
     def _padded_columns(self) -> int:
         return self.side if self.tall else self.copies * self.side
 
-    def _act(self, inputs: Float[Tensor, "batch columns"]) -> Float[Tensor, "outputs batch"]:
+    def _act(
+        self, inputs: Float[Tensor, "batch columns"], mixes: Tensor | None = None
+    ) -> Float[Tensor, "outputs batch"]:
         missing = self._padded_columns - self.columns
         if missing:
             inputs = functional.pad(inputs, (0, missing))
@@ -137,7 +159,8 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             copies = self._padded_columns // self.side
             pieces = inputs.reshape(inputs.shape[0], copies, self.side)
             inputs = pieces.index_select(2, self.order).flatten(1)
-        return apply_runs(self.mixes, self.plan, inputs.T, tall=self.tall)
+        mixes = self.mixes if mixes is None else mixes
+        return apply_runs(mixes, self.plan, inputs.T, tall=self.tall)
 
     def _rescale(
         self,
@@ -146,9 +169,58 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
     ) -> None:
         self.mixes[:, :, 0] *= best_scale(self.to_dense(), weight, second_moment)
 
-    def _first_block(
+    def _closed_form(
         self, weight: Float[Tensor, "rows columns"]
-    ) -> Float[Tensor, "copies factors pairs 2 2"]:
+    ) -> Float[Tensor, "parts copies factors pairs 2 2"] | None:
+        """All numbers, if the matrix is nearly one of those that a closed form finds."""
+        number_of_parts, blocks = len(self.mixes), self.spec.blocks
+        increasing = self.spec.strides == "increasing"
+        if (number_of_parts, blocks) == (1, 1):
+            return _parts(self._first_block(weight))
+        if number_of_parts * blocks != 2:
+            return None
+        matrices = self._squares(weight)
+        if number_of_parts == 2:
+            turned = matrices if increasing else matrices.mT
+            complex_ones = complex_factors(turned)
+            found = _parts(complex_ones if increasing else complex_ones.flip(1).mT)
+        else:
+            seen = self._squares(torch.ones_like(weight)) > 0
+            rows, columns = seen.any(2), seen.any(1)
+            found = _parts(paired_factors(matrices, rows, columns, increasing=increasing))
+        error = self._relative_error(found, weight)
+        if self.side <= SMALL and error <= HOPEFUL:
+            found = self._refined(found, weight, steps=NEWTON_STEPS)
+            error = self._relative_error(found, weight)
+        return found if error <= NEAR else None
+
+    def _relative_error(
+        self, mixes: Float[Tensor, "parts copies factors pairs 2 2"], weight: Tensor
+    ) -> float:
+        eye = torch.eye(self.columns).to(mixes)
+        dense = self._act(eye, mixes)[: self.rows]
+        return float((dense - weight).square().sum() / weight.square().sum().clamp_min(1e-300))
+
+    def _refined(
+        self,
+        mixes: Float[Tensor, "parts copies factors pairs 2 2"],
+        weight: Float[Tensor, "rows columns"],
+        *,
+        steps: int,
+    ) -> Float[Tensor, "parts copies factors pairs 2 2"]:
+        order = list(
+            strides(self.levels, self.spec.blocks, increasing=self.spec.strides == "increasing")
+        )
+        matrices, seen = self._squares(weight), self._squares(torch.ones_like(weight)) > 0
+        numbers = mixes[0] if len(mixes) == 1 else torch.complex(*mixes)
+        found = [
+            refined(copy, order, Target(matrix, told.any(1), told.any(0)), steps=steps)
+            for copy, matrix, told in zip(numbers, matrices, seen, strict=True)
+        ]
+        return _parts(torch.stack(found))
+
+    def _squares(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "copies side side"]:
+        """The matrices that the copies stand for, zeros where the weight ends."""
         length = self.copies * self.side
         height, width = (length, self.side) if self.tall else (self.side, length)
         padded = functional.pad(weight, (0, width - self.columns, 0, height - self.rows))
@@ -156,13 +228,26 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             matrices = padded.reshape(self.copies, self.side, self.side)
         else:
             matrices = padded.reshape(self.side, self.copies, self.side).transpose(0, 1)
-        if self.order is not None:
-            matrices = matrices[:, :, self.order]
+        return matrices if self.order is None else matrices[:, :, self.order]
+
+    def _first_block(
+        self, weight: Float[Tensor, "rows columns"]
+    ) -> Num[Tensor, "copies factors pairs 2 2"]:
+        matrices = self._squares(weight)
         real_part = len(self.mixes) == 2
         if self.spec.strides == "increasing":
             return factorised(matrices, real_part=real_part)
         found = factorised(matrices.transpose(1, 2), real_part=real_part)
         return found.flip(1).transpose(-1, -2)
+
+
+def _parts(
+    numbers: Num[Tensor, "copies factors pairs 2 2"],
+) -> Float[Tensor, "parts copies factors pairs 2 2"]:
+    """Real and imaginary, or the former alone."""
+    if numbers.is_complex():
+        return torch.stack([numbers.real, numbers.imag])
+    return numbers[None]
 
 
 def bit_reversal(levels: int) -> Tensor:

@@ -10,8 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.structured import ButterflyLinear
 from models.structured.build import build_layer, project
+from models.structured.butterfly_newton import Target, nodes, refined, strides
 from models.structures import Butterfly
 
+CLOSED = [
+    Butterfly(numbers="complex"),
+    Butterfly(numbers="complex", strides="decreasing", bit_reversal=True),
+    Butterfly(blocks=2),
+    Butterfly(blocks=2, strides="decreasing", bit_reversal=True),
+]
 LEVELS = 4
 SIDE = 1 << LEVELS
 
@@ -33,6 +40,17 @@ def planted(structure: Butterfly, rows: int, mixes: Tensor) -> Tensor:
     layer = ButterflyLinear(structure, rows=rows, columns=SIDE, dtype=torch.float64)
     with torch.no_grad():
         layer.mixes.copy_(torch.stack([mixes.real, mixes.imag])[: len(layer.mixes)])
+    return layer.to_dense().detach()
+
+
+def dense_member(structure: Butterfly, rows: int, columns: int, *, is_drawn: bool) -> Tensor:
+    """A matrix of rotations as they are drawn from scratch, or of normal numbers."""
+    generator = torch.Generator().manual_seed(3)
+    layer = build_layer(structure, rows=rows, columns=columns, bias=False, generator=generator)
+    if not is_drawn:
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return layer.to_dense().detach()
 
 
@@ -110,6 +128,51 @@ def test_a_planted_butterfly_is_found(rows: int, columns: int) -> None:
     weight = layer.to_dense().detach()
     found = project(weight, Butterfly()).to_dense().detach()
     assert (found - weight).norm() < 1e-4 * weight.norm()
+
+
+@pytest.mark.parametrize("structure", CLOSED, ids=str)
+@pytest.mark.parametrize(
+    ("rows", "columns", "is_drawn"),
+    [(4, 4, False), (8, 8, True), (8, 8, False), (16, 16, False), (48, 16, True), (32, 32, True)],
+)
+def test_a_planted_complex_butterfly_and_a_product_of_two_real_ones_are_found(
+    structure: Butterfly, rows: int, columns: int, is_drawn: bool
+) -> None:
+    weight = dense_member(structure, rows, columns, is_drawn=is_drawn)
+    found = project(weight, structure).to_dense().detach()
+    assert (found - weight).norm() < 1e-5 * weight.norm()
+
+
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_a_small_planted_product_of_complex_butterflies_is_found(blocks: int) -> None:
+    structure = Butterfly(blocks=blocks, numbers="complex")
+    weight = dense_member(structure, 8, 8, is_drawn=True)
+    found = project(weight, structure).to_dense().detach()
+    assert (found - weight).norm() < 1e-4 * weight.norm()
+
+
+@pytest.mark.parametrize("numbers", ["real", "complex"])
+def test_gauss_newton_steps_never_raise_the_error(numbers: str) -> None:
+    generator = torch.Generator().manual_seed(4)
+    order = list(strides(3, 2, increasing=True))
+    number = torch.float64 if numbers == "real" else torch.complex128
+    mixes = torch.randn(len(order), 4, 2, 2, generator=generator, dtype=number)
+    matrix = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    target = Target(matrix, torch.arange(8) < 7, torch.arange(8) < 5)
+
+    def error(found: Tensor) -> float:
+        product = torch.eye(8).to(found)
+        for mix, stride in zip(found, order, strict=True):
+            factor = torch.zeros_like(product)
+            place = nodes(8, stride)
+            factor[place[:, :, None], place[:, None, :]] = mix
+            product = factor @ product
+        real = product.real if product.is_complex() else product
+        return float((real - matrix)[:7, :5].square().sum())
+
+    errors = [error(refined(mixes, order, target, steps=steps)) for steps in (0, 1, 5, 40)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.1 * errors[0]
 
 
 @pytest.mark.parametrize("is_tall", [False, True])
