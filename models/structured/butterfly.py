@@ -187,7 +187,10 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         else:
             seen = self._squares(torch.ones_like(weight)) > 0
             rows, columns = seen.any(2), seen.any(1)
-            found = _parts(paired_factors(matrices, rows, columns, increasing=increasing))
+            factors = paired_factors(matrices, rows, columns, increasing=increasing)
+            if factors is None:
+                return None
+            found = _parts(factors)
         error = self._relative_error(found, weight)
         if self.side <= SMALL and error <= HOPEFUL:
             found = self._refined(found, weight, steps=NEWTON_STEPS)
