@@ -13,7 +13,8 @@ from pathlib import Path
 from models.checkpoint import load_network
 from search.data import load_data
 from search.plan import PlannedTrial
-from search.run import Silent, run_trial
+from search.progress import Silent
+from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.training import evaluate
 from search.trial import FinishedTrial

@@ -38,7 +38,8 @@ from models.structures import (
     ToeplitzLike,
 )
 from models.structures.sizes import CLOSED_KINDS, KINDS, Kind, kronecker, largest_within
-from search.run import Silent, run_search
+from search.progress import Silent
+from search.run import run_search
 from search.spec import SearchSpec
 
 ARTIFACT = "art_" + "0" * 32

@@ -21,8 +21,8 @@ from search.candidate import learning_steps, relax
 from search.data import Data, Split
 from search.gradient import Constraint, Learner
 from search.profile import profile
+from search.progress import Silent
 from search.resolved import ResolvedSearch, resolve
-from search.run import Silent
 from search.spec import LearnerSettings, SearchSpec
 from search.training import Problem, weight_groups
 

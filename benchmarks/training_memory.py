@@ -17,9 +17,10 @@ from benchmarks.machine import machine
 from search.compute import HERE
 from search.data import load_data
 from search.plan import PlannedTrial
+from search.progress import Silent
 from search.reference import train_reference
 from search.resolved import resolve
-from search.run import Silent, run_trial
+from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.trial import FinishedTrial
 

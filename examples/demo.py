@@ -82,7 +82,7 @@ def run(client: Client, console: Console, home: Path) -> Report:
         client.cancel(search.id)
         raise
     if search.state != "SUCCEEDED":
-        console.print(terminal.trials_table(client.trials(search.id)))
+        console.print(terminal.trials_table(client.trials(search.id), search.quantity))
         why = search.sentence or search.reason or "see the logs"
         raise Failed(f"the search ended {search.state}: {why}")
     report = client.report(search.id)

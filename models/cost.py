@@ -5,19 +5,25 @@ for one sample (a layer is used once for each of its tokens).
 """
 
 from collections.abc import Mapping
-from typing import Literal, assert_never
+from typing import Literal, assert_never, get_args
 
 from models.spec import Gpt, LayerSpec, Matrix, Mixer, Mlp, NetworkSpec, Vit
 from models.structures import Dense
 from models.structures.base import StructureSpec, check_choice
 
-Quantity = Literal["macs", "parameters"]
-UNITS: Mapping[Quantity, str] = {"macs": "MACs", "parameters": "parameters"}
+Counted = Literal["macs", "parameters"]
+COUNTED: tuple[Counted, ...] = get_args(Counted)
+Quantity = Counted | Literal["latency"]  # which no arithmetic knows: it is measured
+UNITS: Mapping[Quantity, str] = {
+    "macs": "MACs",
+    "parameters": "parameters",
+    "latency": "latency",
+}
 
 
-def layer_weight(layer: LayerSpec, quantity: Quantity) -> int:
+def layer_weight(layer: LayerSpec, quantity: Counted) -> int:
     """How much of `quantity` each number of a matrix that is used whole costs for one sample."""
-    check_choice("quantity", quantity, UNITS)
+    check_choice("quantity", quantity, COUNTED)
     match quantity:
         case "macs":
             return layer.tokens
@@ -27,17 +33,17 @@ def layer_weight(layer: LayerSpec, quantity: Quantity) -> int:
             assert_never(quantity)
 
 
-def layer_cost(layer: LayerSpec, quantity: Quantity) -> int:
+def layer_cost(layer: LayerSpec, quantity: Counted) -> int:
     """MACs for one sample, or parameters, of the layer's matrix (its bias is not counted)."""
     return _cost(layer, layer.structure, quantity)
 
 
-def dense_cost(layer: LayerSpec, quantity: Quantity) -> int:
+def dense_cost(layer: LayerSpec, quantity: Counted) -> int:
     """What the same layer would cost dense."""
     return _cost(layer, Dense(), quantity)
 
 
-def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
+def smallest_step(layer: LayerSpec, quantity: Counted) -> int | None:
     """Return the least that could be added to the layer within its structure; None if nothing can.
 
     One more rank, the next smaller number of blocks, or one more row or column in a rectangle.
@@ -48,8 +54,8 @@ def smallest_step(layer: LayerSpec, quantity: Quantity) -> int | None:
     return min((step for step in steps if step > 0), default=None)
 
 
-def _cost(layer: LayerSpec, structure: StructureSpec, quantity: Quantity) -> int:
-    check_choice("quantity", quantity, UNITS)
+def _cost(layer: LayerSpec, structure: StructureSpec, quantity: Counted) -> int:
+    check_choice("quantity", quantity, COUNTED)
     match quantity:
         case "macs":
             return layer.tokens * structure.mac_count(rows=layer.rows, columns=layer.columns)

@@ -10,7 +10,7 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from models.forms import ChosenForm, Form, LayerUse
+from models.forms import WIN, ChosenForm, Form, LayerUse
 from models.networks.build import check_table
 from models.spec import LayerSpec, NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
@@ -26,9 +26,6 @@ SHORTEST = 3e-4  # seconds: a quicker pass is repeated for so long, or the clock
 # A form that took longer than this in its first rounds, in every one, is not timed any more.
 HOPELESS = 1.5
 FIRST = 2
-# A form that is not faster than this is no faster for sure: measured again, the same layer's median
-# moves by a tenth on a busy machine. The dense matrix then is the choice that cannot lose.
-WIN = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +66,12 @@ class DeployedNetwork:
 
 def seconds_taken(layer: nn.Module, inputs: Tensor) -> float:
     """Run a module, again and again if it is quick, and wait for its device."""
-    _finish(inputs.device)
+    finish(inputs.device)
     start, passes, taken = time.perf_counter(), 0, 0.0
     # At least once: on a busy machine the time may be over before the first pass.
     while not passes or taken < SHORTEST:
         layer(inputs)
-        _finish(inputs.device)
+        finish(inputs.device)
         passes += 1
         taken = time.perf_counter() - start
     return taken / passes
@@ -281,6 +278,7 @@ def timing(ratios: list[float]) -> Timing:
     return Timing(median, (lower, upper))
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until a device has done what it was told."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from models.cost import Quantity, layer_cost, layer_weight
+from models.cost import Counted, layer_cost, layer_weight
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.curves import error_curve
@@ -21,7 +21,7 @@ from models.structured.low_rank import Decomposition
 from models.structures import Structure
 from models.structures.sizes import CLOSED_KINDS, Kind, largest_within
 from search.allocate import Item, allocate
-from search.profile import Awareness, LayerProfile, Profile, rank_cost
+from search.profile import Awareness, LayerProfile, Profile
 from search.resolved import ResolvedSearch
 
 KEPT = (0, 1 / 3, 2 / 3)  # of a layer's ranks: an alternative gets what the others cost
@@ -81,7 +81,7 @@ def allocate_mixtures(
     kinds = [kind for kind in resolved.structures if kind in BESIDE]
     ranks, _ = measured.allocate_ranks(resolved, resolved.budget, aware)
     choices = [
-        mixtures(p, resolved.quantity, rank, aware, kinds)
+        mixtures(p, resolved.counted, rank, aware, kinds)
         for p, rank in zip(measured.layers, ranks, strict=True)
     ]
     chosen = _allocated(measured, resolved, resolved.budget, choices)
@@ -101,7 +101,7 @@ def _allocated(
 
 
 def mixtures(
-    p: LayerProfile, quantity: Quantity, rank: int, aware: Awareness, kinds: Sequence[Kind]
+    p: LayerProfile, quantity: Counted, rank: int, aware: Awareness, kinds: Sequence[Kind]
 ) -> list[Mixture]:
     """List the low-rank terms alone, and beside alternatives that leave them some of their cost."""
     sides = {"rows": p.layer.rows, "columns": p.layer.columns}
@@ -193,12 +193,12 @@ def _worthwhile(
     p: LayerProfile, resolved: ResolvedSearch, found: Sequence[Mixture]
 ) -> list[tuple[Start, Item]]:
     """Keep what does less harm than all that is cheaper; low rank needs at least one rank."""
-    weight = layer_weight(p.layer, resolved.quantity)
+    weight = layer_weight(p.layer, resolved.counted)
     every = sorted(
         (
             (
                 Start(mixture, rank),
-                Item(weight * mixture.size + rank_cost(p.layer, rank, resolved), harm),
+                Item(weight * mixture.size + resolved.low_rank(p.layer, rank), harm),
             )
             for mixture in found
             for rank, harm in enumerate(mixture.harms)

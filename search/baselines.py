@@ -2,6 +2,7 @@
 
 import copy
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import assert_never
 
@@ -15,9 +16,11 @@ from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
 from models.structures import LowRank, Structure
-from search.families import Family, best_member
+from search.clock import Clock, within_time
+from search.families import KINDS, Family, best_member, best_of
+from search.in_time import members_in_time, ranks_in_time
 from search.menu_making import build_item
-from search.profile import Profile, rank_cost
+from search.profile import LayerProfile, Profile
 from search.resolved import ResolvedSearch
 from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
 
@@ -42,25 +45,48 @@ def build_baseline(
     resolved: ResolvedSearch,
     *,
     generator: torch.Generator,
+    clock: Clock | None = None,
 ) -> Built:
-    """Return the family's network, ready for training; BudgetUnreachable where it has none."""
+    """Return the family's network, ready for training; BudgetUnreachable where it has none.
+
+    Under a budget in time `clock` says whether it is within it; layers better run dense stay so.
+    """
+    if clock is None or name == "dense_shrunk":
+        return _built(name, reference, measured, resolved, generator=generator, clock=clock)
+    return within_time(
+        clock,
+        resolved,
+        reference,
+        lambda target: _built(name, reference, measured, target, generator=generator, clock=clock),
+    )
+
+
+def _built(
+    name: BuiltBaseline,
+    reference: nn.Module,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    *,
+    generator: torch.Generator,
+    clock: Clock | None,
+) -> Built:
     match name:
         case "dense_shrunk":
-            spec = shrunk(resolved)
+            spec = shrunk(resolved, clock)
             return spec, build_network(spec, generator=generator)
         case "uniform_svd":
             ranks = uniform_ranks(resolved, resolved.budget)
-            return exchanged(reference, resolved, _truncated(measured, ranks))
+            return exchanged(reference, resolved, _truncated(measured, resolved, ranks))
         case "uniform_low_rank":
             ranks = uniform_ranks(resolved, resolved.budget)
-            return exchanged(reference, resolved, low_rank_layers(measured, ranks))
+            return exchanged(reference, resolved, low_rank_layers(measured, resolved, ranks))
         case "allocated_low_rank":
             ranks, _ = measured.allocate_ranks(resolved, resolved.budget, "output")
-            return exchanged(reference, resolved, low_rank_layers(measured, ranks))
+            return exchanged(reference, resolved, low_rank_layers(measured, resolved, ranks))
         case "block_diagonal" | "monarch" | "btt" | "blast" | "tensor_train":
             return exchanged(reference, resolved, _uniform(name, measured, resolved))
         case "allocated_structures":
-            return exchanged(reference, resolved, _allocated(measured, resolved))
+            return exchanged(reference, resolved, allocated(measured, resolved))
         case _:
             assert_never(name)
 
@@ -76,7 +102,9 @@ def exchanged(
     return resolved.network.with_structures(structures), network
 
 
-def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, StructuredLinear]:
+def low_rank_layers(
+    measured: Profile, resolved: ResolvedSearch, ranks: list[int]
+) -> dict[str, StructuredLinear]:
     """Return the data-aware low-rank layers of these ranks."""
     return {
         p.layer.name: LowRankLinear.from_factors(
@@ -84,16 +112,30 @@ def low_rank_layers(measured: Profile, ranks: list[int]) -> dict[str, Structured
             p.output_terms.column_factor[:rank].to(p.weight.dtype),
             bias=p.bias,
         )
-        for p, rank in zip(measured.layers, ranks, strict=True)
+        for p, rank in _exchanged_ranks(measured, resolved, ranks)
     }
 
 
-def _truncated(measured: Profile, ranks: list[int]) -> dict[str, StructuredLinear]:
+def _truncated(
+    measured: Profile, resolved: ResolvedSearch, ranks: list[int]
+) -> dict[str, StructuredLinear]:
     """Return the nearest matrices of these ranks, whatever the layers' inputs are."""
     return {
         p.layer.name: project(p.weight, LowRank(rank=rank), bias=p.bias)
-        for p, rank in zip(measured.layers, ranks, strict=True)
+        for p, rank in _exchanged_ranks(measured, resolved, ranks)
     }
+
+
+def _exchanged_ranks(
+    measured: Profile, resolved: ResolvedSearch, ranks: list[int]
+) -> list[tuple[LayerProfile, int]]:
+    """List the layers that are exchanged, with their ranks: but for those better run dense."""
+    return [
+        (p, rank)
+        for p, rank in zip(measured.layers, ranks, strict=True)
+        if resolved.quantity != "latency"
+        or resolved.low_rank(p.layer, rank) < resolved.dense(p.layer)
+    ]
 
 
 def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
@@ -101,12 +143,14 @@ def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
 
     What rounding leaves goes to the layers in order; what rank 1 overspends, the largest pay back.
     """
+    if resolved.quantity == "latency":
+        return ranks_in_time(resolved, budget)
     layers, share = resolved.layers, budget / resolved.dense_cost
     ranks = [
         max(1, math.floor(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
         for layer in layers
     ]
-    steps = [rank_cost(layer, 1, resolved) for layer in layers]
+    steps = [resolved.low_rank(layer, 1) for layer in layers]
     slack = budget - sum(rank * step for rank, step in zip(ranks, steps, strict=True))
     while slack < 0 and max(ranks) > 1:
         largest = ranks.index(max(ranks))
@@ -125,28 +169,40 @@ def _uniform(
     family: Family, measured: Profile, resolved: ResolvedSearch
 ) -> dict[str, StructuredLinear]:
     """Give every layer the same share of its dense cost."""
+    if resolved.quantity == "latency":
+        chosen = members_in_time(resolved, KINDS[family], resolved.budget)
+        return {
+            p.layer.name: best_of(p, chosen[p.layer.name])
+            for p in measured.layers
+            if chosen[p.layer.name]
+        }
     share = resolved.budget / resolved.dense_cost
     return {p.layer.name: best_member(family, p, share) for p in measured.layers}
 
 
-def _allocated(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
+def allocated(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
     """Give every layer what the allocation over the whole menu chooses for it."""
     items = measured.menu.allocate(resolved, resolved.budget).items
     return {p.layer.name: build_item(p, items[p.layer.name]) for p in measured.layers}
 
 
-def shrunk(resolved: ResolvedSearch) -> NetworkSpec:
+def shrunk(resolved: ResolvedSearch, clock: Clock | None = None) -> NetworkSpec:
     """Return the widest dense network of the same kind whose eligible layers fit the budget."""
-    best = None
-    for model in _narrower(resolved.network.model):
+    narrower = _narrower(resolved.network.model)
+
+    def fits(model: Model) -> bool:
         network = dense_network(model, resolved.network.task)
+        if resolved.quantity == "latency":
+            assert clock is not None, "a budget in time is kept by a clock"
+            return sum(clock.costs(network, resolved).values()) <= resolved.budget
         layers = [layer for layer in network.layers if layer.name in resolved.eligible]
-        if sum(layer_cost(layer, resolved.quantity) for layer in layers) > resolved.budget:
-            break
-        best = network
-    if best is None:
+        return sum(layer_cost(layer, resolved.quantity) for layer in layers) <= resolved.budget
+
+    # As many as fit are found by halving: in time, every width that is asked for is measured.
+    count = bisect_left(narrower, 1, key=lambda model: 0 if fits(model) else 1)
+    if not count:
         raise BudgetUnreachable("budget", "no narrower dense network is within the budget")
-    return best
+    return dense_network(narrower[count - 1], resolved.network.task)
 
 
 def _narrower(model: Model) -> list[Model]:

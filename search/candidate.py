@@ -13,11 +13,13 @@ from models.spec import LayerSpec, MatrixTask, NetworkSpec
 from models.structured.base import StructuredLinear
 from models.structured.descent import descend
 from search.alternatives import Mixture, Start, allocate_mixtures
-from search.baselines import exchanged, uniform_ranks
+from search.baselines import allocated, exchanged, uniform_ranks
+from search.clock import Clock, within_time
 from search.discretize import bake, harden
 from search.filling import fill_groups, fill_merged
 from search.fitting import best_fit
 from search.gradient import Constraint, Learner
+from search.linearised import constraint_in_time, longest_rank
 from search.profile import Awareness, Profile
 from search.progress import Progress
 from search.relaxation import Relaxation, RelaxedLinear
@@ -49,13 +51,19 @@ def starts(measured: Profile, resolved: ResolvedSearch, settings: LearnerSetting
 def start_ranks(
     measured: Profile, resolved: ResolvedSearch, settings: LearnerSettings
 ) -> list[int]:
-    """Allocate the start's cost; whole groups of rank-1 terms, at least one in every layer."""
+    """Allocate the start's cost; whole groups of rank-1 terms, at least one in every layer.
+
+    Under a budget in time no layer begins with ranks that take as long as dense.
+    """
     cost = min(int(settings.start_excess * resolved.budget), resolved.dense_cost)
     match settings.start:
         case "answer" | "output":
             ranks, _ = measured.allocate_ranks(resolved, cost, settings.start)
         case "uniform" | "scratch":
             ranks = uniform_ranks(resolved, cost)
+    if resolved.quantity == "latency":
+        longest = [longest_rank(layer, resolved) for layer in resolved.layers]
+        ranks = [min(pair) for pair in zip(ranks, longest, strict=True)]
     return [
         _whole_groups(rank, layer, settings.group)
         for rank, layer in zip(ranks, resolved.layers, strict=True)
@@ -122,9 +130,13 @@ def learn(
     folder: Path,
     progress: Progress,
     after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
+    clock: Clock | None = None,
 ) -> Learned:
-    """Find a structure and weights within the budget, as the settings say."""
-    train = _Training(problem, epochs, folder, progress, after_epoch)
+    """Find a structure and weights within the budget, as the settings say, and the clock, if any.
+
+    Raises BudgetUnreachable where nothing is within a budget in time.
+    """
+    train = _Training(problem, epochs, folder, progress, after_epoch, clock)
     match settings.structures:
         case "auto" | "rectangles" | "competing":
             return _relaxed(reference, measured, resolved, settings, train)
@@ -143,6 +155,7 @@ class _Training:
     folder: Path
     progress: Progress
     after_epoch: Callable[[int, float], None]
+    clock: Clock | None
 
 
 def _relaxed(
@@ -167,9 +180,14 @@ def _relaxed(
         network, relaxation = relax(reference, measured, resolved, settings)
     network.to(problem.engine.device)
     team = problem.engine.team
+    constraint = (
+        Constraint.of(resolved)
+        if train.clock is None
+        else constraint_in_time(measured, resolved, awareness(settings), train.clock)
+    )
     learner = Learner(
         relaxation,
-        Constraint.of(resolved),
+        constraint,
         measured,
         settings,
         steps=learning_steps(settings, total),
@@ -206,7 +224,9 @@ def _relaxed(
     )
     before = _validation_loss(network, problem)
     network.cpu()  # the rest is bookkeeping, number by number
-    spec, hard = exchanged(network, resolved, _hard_layers(relaxation, resolved))
+    # What was timed stays as it is.
+    filled = None if train.clock else Constraint.of(resolved)
+    spec, hard = exchanged(network, resolved, _hard_layers(relaxation, filled))
     after = _validation_loss(hard, problem)
     _polish(hard, measured, problem)
     return Learned(spec, hard, after - before)
@@ -224,15 +244,21 @@ def _chosen(
     if isinstance(problem.data.task, MatrixTask):
         (p,) = measured.layers
         best = best_fit(p.weight, p.layer, resolved, seed=problem.seed, progress=train.progress)
-        layers = {p.layer.name: best}
+        spec, network = exchanged(reference, resolved, {p.layer.name: best})
+    elif train.clock is not None:
+        spec, network = within_time(
+            train.clock,
+            resolved,
+            reference,
+            lambda target: exchanged(reference, resolved, allocated(measured, target)),
+        )
     else:
         static = settings.model_copy(update={"start_excess": 1.0, "group": 1})
         _, relaxation = relax(reference, measured, resolved, static)
         constraint = Constraint.of(resolved)
         relaxed = tuple(relaxation.layers.values())
         fill_groups(relaxed, constraint.weights, constraint.budget, pieces="ranks")
-        layers = _hard_layers(relaxation, resolved)
-    spec, network = exchanged(reference, resolved, layers)
+        spec, network = exchanged(reference, resolved, _hard_layers(relaxation, constraint))
     start = copy.deepcopy(network.state_dict())
     before = _validation_loss(network, problem)
     fit(
@@ -259,12 +285,15 @@ def _validation_loss(network: nn.Module, problem: Problem) -> float:
     return evaluate(network, problem.data, problem.data.validation)[0]
 
 
-def _hard_layers(relaxation: Relaxation, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
-    """Make every layer hard, with the budget used to its last step."""
-    layers, constraint = tuple(relaxation.layers.values()), Constraint.of(resolved)
+def _hard_layers(
+    relaxation: Relaxation, constraint: Constraint | None
+) -> dict[str, StructuredLinear]:
+    """Make every layer hard, with the budget, if given, used to its last step."""
+    layers = tuple(relaxation.layers.values())
     for layer in layers:
         bake(layer)
-    fill_merged(layers, constraint.weights, constraint.budget)
+    if constraint is not None:
+        fill_merged(layers, constraint.weights, constraint.budget)
     return {name: harden(layer) for name, layer in relaxation.layers.items()}
 
 

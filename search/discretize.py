@@ -82,9 +82,24 @@ def harden(layer: RelaxedLinear) -> StructuredLinear:
     return SumLinear.of([terms, beside], bias=layer.bias)
 
 
+def hard_structure(layer: RelaxedLinear) -> Structure:
+    """Return what the terms of a layer amount to, without anything beside them."""
+    rectangles = tuple(
+        Rectangle(
+            row_start=rows[0],
+            row_count=rows[1],
+            column_start=columns[0],
+            column_count=columns[1],
+            rank=min(len(groups) * layer.group, rows[1], columns[1]),
+        )
+        for (rows, columns), groups in merged(layer).items()
+    )
+    return simplest(rectangles, rows=layer.layer.rows, columns=layer.layer.columns)
+
+
 def _harden_rectangles(layer: RelaxedLinear, *, bias: Tensor | None) -> StructuredLinear:
     height, width = layer.layer.rows, layer.layer.columns
-    factors, rectangles = [], []
+    factors = []
     for (rows, columns), groups in merged(layer).items():
         terms = (torch.tensor(groups)[:, None] * layer.group + torch.arange(layer.group)).flatten()
         factors.append(
@@ -93,17 +108,7 @@ def _harden_rectangles(layer: RelaxedLinear, *, bias: Tensor | None) -> Structur
                 layer.column_factors[terms][:, positions(columns, width)],
             )
         )
-        rectangles.append(
-            Rectangle(
-                row_start=rows[0],
-                row_count=rows[1],
-                column_start=columns[0],
-                column_count=columns[1],
-                rank=min(len(terms), rows[1], columns[1]),
-            )
-        )
-    structure = simplest(tuple(rectangles), rows=height, columns=width)
-    return _layer(structure, factors, rows=height, columns=width, bias=bias)
+    return _layer(hard_structure(layer), factors, rows=height, columns=width, bias=bias)
 
 
 def _layer(

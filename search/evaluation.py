@@ -1,7 +1,7 @@
 """What an exported network costs, and how long it takes beside the dense one."""
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Cost:
     """Costs of the eligible layers and of the whole network."""
 
     cost: int
-    smallest_step: int | None
+    smallest_step: int | None  # in a budget that is counted
     macs: int
     parameters: int
     network_macs: int
@@ -42,12 +42,19 @@ class Latency:
     other_load: float
 
 
-def network_cost(network: NetworkSpec, resolved: ResolvedSearch) -> Cost:
-    """Count what a network costs, from its exported spec."""
+def network_cost(
+    network: NetworkSpec, resolved: ResolvedSearch, times: Mapping[str, int] | None = None
+) -> Cost:
+    """Count what a network costs, from its exported spec; or add up the `times` of its layers."""
     layers = [layer for layer in network.layers if layer.name in resolved.eligible]
-    steps = [smallest_step(layer, resolved.quantity) for layer in layers]
+    if resolved.quantity == "latency":
+        assert times is not None, "what is timed is not counted"
+        cost, steps = sum(times.values()), []
+    else:
+        cost = sum(layer_cost(layer, resolved.quantity) for layer in layers)
+        steps = [smallest_step(layer, resolved.quantity) for layer in layers]
     return Cost(
-        cost=sum(layer_cost(layer, resolved.quantity) for layer in layers),
+        cost=cost,
         smallest_step=min((step for step in steps if step is not None), default=None),
         macs=sum(layer_cost(layer, "macs") for layer in layers),
         parameters=sum(layer_cost(layer, "parameters") for layer in layers),

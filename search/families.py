@@ -1,11 +1,12 @@
 """For one layer, the member of a plain family that loses least within a share of its cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.output_error import output_error
+from models.structures import Structure
 from models.structures.sizes import Kind, largest_within
 from search.profile import LayerProfile
 from search.spec import BudgetUnreachable
@@ -32,16 +33,18 @@ def best_member(family: Family, p: LayerProfile, share: float) -> StructuredLine
     sizes = [
         largest_within(kind, rows=rows, columns=columns, budget=allowed) for kind in KINDS[family]
     ]
-    found = [
-        project(p.weight, size, bias=p.bias, second_moment=p.second_moment)
-        for size in sizes
-        if size is not None
-    ]
+    found = [size for size in sizes if size is not None]
     if not found:
         words = family.replace("_", " ")
         raise BudgetUnreachable(
             "budget", f"no {words} layer in place of {p.layer.name} is within {allowed:,} MACs"
         )
+    return best_of(p, found)
+
+
+def best_of(p: LayerProfile, sizes: Sequence[Structure]) -> StructuredLinear:
+    """Return the projection of a layer, by its outputs, onto the best of some structures."""
+    found = [project(p.weight, size, bias=p.bias, second_moment=p.second_moment) for size in sizes]
     return min(found, key=lambda layer: _error(layer, p))
 
 

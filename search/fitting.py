@@ -71,7 +71,7 @@ def best_fit(
     macs = resolved.budget // layer.tokens
     for candidate in _members(weight, macs, singles, sums, progress):
         changed = layer.model_copy(update={"structure": candidate.spec})
-        if layer_cost(changed, resolved.quantity) <= resolved.budget:
+        if layer_cost(changed, resolved.counted) <= resolved.budget:
             found.append(Fitted(candidate, relative_error(candidate, weight)))
             if found[-1].error < EXACT:
                 return candidate

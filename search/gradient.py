@@ -5,7 +5,7 @@ chosen by saliency, while the Gaussian-Dirichlet gradients move rectangles and l
 (Lee & Kim, ICLR 2024, arXiv 2310.18882, with another metric for the shrink).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -19,24 +19,31 @@ from search.profile import LayerProfile, Profile
 from search.relaxation import Relaxation, RelaxedLinear
 from search.resolved import ResolvedSearch
 from search.saliency import measure_curvature, observe_gradient
-from search.spec import LearnerSettings
+from search.spec import BudgetUnreachable, LearnerSettings
+from search.tightening import tightest
 
 INTERVAL = 8  # steps between two points of the schedule
+TOO_LONG = "every structure that was tried took longer than the budget, once it was timed"
 SMALLEST = 1e-20  # saliency of what has none, so that ratios of costs to it stay finite
 MEMORY = 0.95  # of the running mean of saliencies
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """The budget of the relaxed layers, and what one number of each layer costs."""
+    """The budget of the relaxed layers, and what one number of each layer costs.
+
+    Where `excess` is given the costs are about right only: it measures, once the structure is
+    found, by how much that is too dear in the same unit.
+    """
 
     budget: int
     weights: tuple[int, ...]
+    excess: Callable[[Sequence[RelaxedLinear]], int] | None = None
 
     @staticmethod
     def of(resolved: ResolvedSearch) -> "Constraint":
         """Take it from a search's eligible layers."""
-        weights = tuple(layer_weight(layer, resolved.quantity) for layer in resolved.layers)
+        weights = tuple(layer_weight(layer, resolved.counted) for layer in resolved.layers)
         return Constraint(resolved.budget, weights)
 
 
@@ -105,15 +112,37 @@ class Learner:
         if self.settings.gaudi and self.settings.shrink:
             self._proximal_step(self.settings.shrink * structural_rate)
         is_last = step == self.steps - 1
-        if is_last or step % INTERVAL == INTERVAL - 1:
-            self._hold(self.constraint.budget if is_last else self.target(step))
         if is_last:
-            fill_groups(
-                self.layers,
-                self.constraint.weights,
-                self.constraint.budget,
-                pieces=self.settings.pieces,
-            )
+            self._settle()
+        elif step % INTERVAL == INTERVAL - 1:
+            self._hold(self.target(step))
+
+    def _settle(self) -> None:
+        """Use up the budget, or of it what measuring finds to be within it."""
+        constraint = self.constraint
+        measured = constraint.excess
+        if measured is None:
+            self._fill(constraint.budget)
+            return
+        before = [layer.rectangles() for layer in self.layers]
+
+        def attempt(target: int) -> tuple[list[tuple[Tensor, Tensor]], int]:
+            self._set(before)
+            self._fill(target)
+            return [layer.rectangles() for layer in self.layers], measured(self.layers)
+
+        found = tightest(constraint.budget, attempt)
+        if found is None:
+            raise BudgetUnreachable("budget", TOO_LONG)
+        self._set(found)
+
+    def _set(self, rectangles: Sequence[tuple[Tensor, Tensor]]) -> None:
+        for layer, (rows, columns) in zip(self.layers, rectangles, strict=True):
+            layer.set_rectangles(rows, columns)
+
+    def _fill(self, budget: int) -> None:
+        self._hold(budget)
+        fill_groups(self.layers, self.constraint.weights, budget, pieces=self.settings.pieces)
 
     def _hold(self, target: int) -> None:
         weights = self.constraint.weights

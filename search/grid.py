@@ -36,7 +36,7 @@ def _choices(spec: SearchSpec) -> dict[str, tuple[object, ...]]:
         "start": tuple(dict.fromkeys(space.starts)),
         "group": tuple(dict.fromkeys(space.groups)),
     }
-    return choices | {n: grid_values(interval, values) for n, interval in space.ranges.items()}
+    return choices | {n: grid_values(interval, values) for n, interval in spec.drawn.items()}
 
 
 def grid_values(interval: Range, values: int) -> tuple[float, ...]:
@@ -57,7 +57,7 @@ def grid_values(interval: Range, values: int) -> tuple[float, ...]:
 def is_drawable(settings: LearnerSettings, spec: SearchSpec) -> bool:
     """Whether the sampler could have proposed these settings: the given ones may lie outside."""
     space, values = spec.space, settings.model_dump()
-    ranges = space.ranges | ({"share": spec.shares} if spec.draws_budget else {})
+    ranges = spec.drawn | ({"share": spec.shares} if spec.draws_budget else {})
     inside = (
         values[name] is not None and interval.low <= values[name] <= interval.high
         for name, interval in ranges.items()

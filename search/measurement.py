@@ -17,6 +17,7 @@ from search.data import Data
 from search.evaluation import BATCH, Latency, deployed, latency, network_cost
 from search.forms import forms_file
 from search.importance import importances
+from search.latency_table import load_times
 from search.limits import exceeded
 from search.plan import PlannedTrial
 from search.progress import Progress, Update
@@ -48,6 +49,7 @@ class _Read:
     loss: float
     accuracy: float | None
     timed: Latency
+    times: dict[str, int] | None
 
     @property
     def planned(self) -> PlannedTrial:
@@ -139,7 +141,8 @@ def _read(
     save_forms(folder, fast.forms)
     timed = latency(fast.network, dense, inputs, lock=lock)
     budget = _budget(trial, resolved)
-    return _Read(trial, budget, folder, network, exported, fast, loss, accuracy, timed)
+    times = load_times(folder.parent)
+    return _Read(trial, budget, folder, network, exported, fast, loss, accuracy, timed, times)
 
 
 def _budget(trial: FinishedTrial, resolved: ResolvedSearch) -> int:
@@ -156,7 +159,11 @@ def _row(
     if is_best or one.planned.kind != "candidate":
         test_loss, test_accuracy = evaluate(one.network, data, data.test)
     is_reference = one.planned.kind == "reference"
-    return asdict(network_cost(one.exported, resolved)) | {
+    return asdict(network_cost(one.exported, resolved, one.times)) | {
+        "times": one.times,
+        "predicted_latency_ratio": None
+        if one.times is None
+        else resolved.measured.of_network(sum(one.times.values())),
         "exceeds": () if is_reference else exceeded(spec.limits, _measures(one, resolved)),
         "number": one.planned.number,
         "name": one.planned.name,
@@ -177,7 +184,7 @@ def _row(
 
 def _measures(one: _Read, resolved: ResolvedSearch) -> dict[str, float | None]:
     """Return what the limits and the budget are compared with."""
-    return asdict(network_cost(one.exported, resolved)) | {
+    return asdict(network_cost(one.exported, resolved, one.times)) | {
         "budget": one.budget,
         "latency_ratio": one.timed.over_dense.ratio,
     }

@@ -20,6 +20,7 @@ class MenuItem(Spec):
 
     `macs` are for one input vector. `error` is the relative squared error of the layer's outputs;
     `harm` is how far the network's answers are expected to move, comparable across layers.
+    `latency` is the layer's time as estimated, where the budget is in time.
     """
 
     kind: MenuKind
@@ -28,9 +29,13 @@ class MenuItem(Spec):
     parameters: NonNegativeInt
     error: float
     harm: float
+    latency: NonNegativeInt | None = None
 
     def cost(self, layer: LayerSpec, quantity: Quantity) -> int:
         """What the item costs the network in a search's quantity."""
+        if quantity == "latency":
+            assert self.latency is not None, "menus are priced under a budget in time"
+            return self.latency
         size = self.macs if quantity == "macs" else self.parameters
         return layer_weight(layer, quantity) * size
 
@@ -44,14 +49,15 @@ class LayerMenu(Spec):
     def admitted(self, resolved: ResolvedSearch) -> list[MenuItem]:
         """List what the layer's rule admits, from the cheapest up, each better than the one before.
 
-        A layer without a rule costs at least what rank 1 does, with which its learning may begin.
+        A layer without a rule costs at least what rank 1 does, with which its learning may begin;
+        in time it may be as fast as it can.
         """
         quantity, rule = resolved.quantity, resolved.rules.get(self.layer.name)
         least, most, kinds = 0, None, None
-        if rule is None:
+        if rule is not None:
+            most, kinds = rule.limit(resolved.dense(self.layer)), rule.kinds(resolved.structures)
+        elif quantity != "latency":
             least = layer_weight(self.layer, quantity) * (self.layer.rows + self.layer.columns)
-        else:
-            most, kinds = rule.limit(self.layer, quantity), rule.kinds(resolved.structures)
         priced = sorted(
             (item.cost(self.layer, quantity), item.harm, index)
             for index, item in enumerate(self.items)

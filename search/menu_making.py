@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from models.checkpoint import write_text
 from models.frozen import Spec
+from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.curves import error_curve
@@ -112,8 +113,11 @@ def _layer_menu(
     rule, layer = resolved.rules.get(p.layer.name), p.layer
     kinds: Sequence[MenuKind] = ("dense", *resolved.structures)
     shares = near_shares(asked, resolved.dense_cost)
+    if resolved.quantity == "latency":  # a share of the time is reached with fewer MACs
+        most = NEAR * max(asked) / resolved.dense_cost
+        shares = (0.0, *(share for share in SHARES if share <= most))
     if rule is not None:
-        kinds, shares = rule.kinds(resolved.structures), SHARES
+        kinds, shares = rule.kinds(resolved.structures), (0.0, *SHARES)
     ruler = _Ruler(p)
     fits: Fits = {}
 
@@ -135,11 +139,18 @@ def _layer_menu(
         else:
             fitted = {
                 fit.structure.model_dump_json(): fit
-                for share in (*((0.0,) if rule else ()), *shares)
+                for share in shares
                 for fit in found(kind, share, partial(_within, ruler, kind, share))
             }
             items += [_item(kind, p, fit) for fit in fitted.values()]
+    if resolved.quantity == "latency":
+        items = [_timed(item, layer, resolved) for item in items]
     return LayerMenu(layer=layer, items=tuple(items)), fits
+
+
+def _timed(item: MenuItem, layer: LayerSpec, resolved: ResolvedSearch) -> MenuItem:
+    time = resolved.measured.estimate(layer, item.kind, item.macs)
+    return item.model_copy(update={"latency": time})
 
 
 def _item(kind: MenuKind, p: LayerProfile, fit: Fit) -> MenuItem:

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.checkpoint import load_tensors, save_tensors, write_text
-from models.cost import layer_weight
 from models.spec import LayerSpec, MatrixTask
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import Decomposition, decompose
@@ -96,10 +95,13 @@ class Profile:
     def allocate_ranks(
         self, resolved: ResolvedSearch, budget: int, aware: Awareness
     ) -> tuple[list[int], Allocation]:
-        """Choose every layer's rank, at least 1, for the least expected harm."""
+        """Choose every layer's rank, at least 1, for the least expected harm.
+
+        Under a budget in time, a layer that is better run dense has all its ranks.
+        """
         menus = [
             [
-                Item(rank_cost(p.layer, rank, resolved), error)
+                Item(resolved.low_rank(p.layer, rank), error)
                 for rank, error in enumerate(p.errors(aware))
                 if rank
             ]
@@ -107,11 +109,6 @@ class Profile:
         ]
         allocation = allocate(menus, budget)
         return [index + 1 for index in allocation.chosen], allocation
-
-
-def rank_cost(layer: LayerSpec, rank: int, resolved: ResolvedSearch) -> int:
-    """Return what a rank costs in the search's quantity."""
-    return layer_weight(layer, resolved.quantity) * rank * (layer.rows + layer.columns)
 
 
 def profile(

@@ -11,14 +11,16 @@ from search.rules import MenuKind, Rule
 class MenuCurve(Spec):
     """Sizes of one kind in one layer, from the cheapest up, each number of a size at its place.
 
-    MACs are for one sample. Errors are relative and squared, of the layer's outputs; harms are how
-    far the network's answers are expected to move, comparable across layers and kinds.
+    MACs are for one sample; latencies, where the budget is in time, in millionths of what all
+    searched layers take dense. Errors are relative and squared, of the layer's outputs; harms are
+    how far the network's answers are expected to move, comparable across layers and kinds.
     """
 
     kind: MenuKind
     structures: tuple[str, ...]
     macs: tuple[NonNegativeInt, ...]
     parameters: tuple[NonNegativeInt, ...]
+    latencies: tuple[NonNegativeInt, ...] = ()
     errors: tuple[float, ...]
     harms: tuple[float, ...]
 
@@ -68,11 +70,28 @@ class LeftDense(Spec):
     reason: str
 
 
+class TimesReport(Spec):
+    """What a budget in time is counted in: seconds that a batch takes, as the search measured them.
+
+    `dense_seconds` are of the searched layers, in the network's order; `smallest_cost` is what they
+    take at least, in millionths of that.
+    """
+
+    batch: int
+    network_seconds: float
+    dense_seconds: tuple[float, ...]
+    smallest_cost: int
+
+
 class ProfileReport(Spec):
-    """The profile of a search: its layers, and the best of their menus under each budget."""
+    """The profile of a search: its layers, and the best of their menus under each budget.
+
+    `times` is of a search whose budget is in time.
+    """
 
     quantity: Quantity
     dense_cost: int
     layers: tuple[ProfiledLayer, ...]
     allocations: tuple[AllocationReport, ...]
     left_dense: tuple[LeftDense, ...]
+    times: TimesReport | None = None

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 from itertools import groupby
 
-from models.cost import Quantity, dense_cost
 from models.spec import LayerSpec
+from search.latency_table import LayerShape, Prices
 from search.menu import LayerMenu, MenuAllocation, MenuItem
 from search.profile import LayerProfile, Profile
 from search.profile_report import (
@@ -14,8 +14,9 @@ from search.profile_report import (
     MenuCurve,
     ProfiledLayer,
     ProfileReport,
+    TimesReport,
 )
-from search.resolved import ResolvedSearch
+from search.resolved import ResolvedSearch, least_times
 from search.settling import allocate_menu
 
 SIZES = 32  # of one kind that a reader is given
@@ -35,8 +36,20 @@ def summarise(measured: Profile, resolved: ResolvedSearch, budgets: Sequence[int
         quantity=resolved.quantity,
         dense_cost=resolved.dense_cost,
         layers=tuple(layers),
-        allocations=tuple(_allocation(b, one, measured, resolved.quantity) for b, one in found),
+        allocations=tuple(_allocation(b, one, measured, resolved) for b, one in found),
         left_dense=tuple(LeftDense(layer=n, reason=r) for n, r in measured.left_dense.items()),
+        times=None if resolved.prices is None else _times(resolved, resolved.prices),
+    )
+
+
+def _times(resolved: ResolvedSearch, prices: Prices) -> TimesReport:
+    """Tell the dense times that a budget in time is counted in, and what can be reached."""
+    seconds = {one.shape: one.seconds for one in prices.table.dense}
+    return TimesReport(
+        batch=prices.table.batch,
+        network_seconds=prices.table.network_seconds,
+        dense_seconds=tuple(seconds[LayerShape.of(layer)] for layer in resolved.layers),
+        smallest_cost=sum(least_times(resolved).values()),
     )
 
 
@@ -67,25 +80,26 @@ def _curve(layer: LayerSpec, items: Sequence[MenuItem], chosen: Collection[MenuI
         structures=tuple(item.structure.in_words() for item in kept),
         macs=tuple(item.cost(layer, "macs") for item in kept),
         parameters=tuple(item.parameters for item in kept),
+        latencies=tuple(item.latency for item in kept if item.latency is not None),
         errors=tuple(_short(item.error) for item in kept),
         harms=tuple(_short(item.harm) for item in kept),
     )
 
 
 def _allocation(
-    budget: int, found: MenuAllocation, measured: Profile, quantity: Quantity
+    budget: int, found: MenuAllocation, measured: Profile, resolved: ResolvedSearch
 ) -> AllocationReport:
     layers = []
     for p in measured.layers:
         item = found.items[p.layer.name]
-        cost = item.cost(p.layer, quantity)
+        cost = item.cost(p.layer, resolved.quantity)
         layers.append(
             AllocatedLayer(
                 layer=p.layer.name,
                 kind=item.kind,
                 structure=item.structure,
                 cost=cost,
-                share=cost / dense_cost(p.layer, quantity),
+                share=cost / resolved.dense(p.layer),
                 error=item.error,
                 harm=item.harm,
             )

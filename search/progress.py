@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, final
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +24,33 @@ class Progress(Protocol):
 
     def should_stop(self) -> bool:
         """Whether to stop after this training step; called once a step, so it must be cheap."""
+
+
+class Silent:
+    """Progress for nobody: nothing is said, and nothing stops it."""
+
+    def report(self, update: Update) -> None:
+        """Say nothing."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+
+@final
+class Recorder:
+    """Keeps the validation curve that later trials are pruned against."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.curve: list[tuple[int, float]] = []
+
+    def report(self, update: Update) -> None:
+        """Keep its validation loss, and pass it on."""
+        if "validation_loss" in update.metrics:
+            self.curve.append((update.done, update.metrics["validation_loss"]))
+        self.inner.report(update)
+
+    def should_stop(self) -> bool:
+        """Whether the one within is told to."""
+        return self.inner.should_stop()

@@ -40,9 +40,11 @@ class ReportRow(Spec):
     are the spread. It is of the deployed network, in which every layer runs in the form that was
     fastest here: `forms` has those of the layers with a structure, in the network's order. Costs
     are of the structure all the same. The cost is in the budget's quantity; `smallest_step` is the
-    least that could have been added to it. With repeats, the deviation is over the seeds of the
-    validation loss. `exceeds` names the ceilings of the search that it does not keep: then it never
-    wins.
+    least that could have been added to it, unless the budget is in time: then `times` has the parts
+    of the cost by layer, as each was timed alone, and `predicted_latency_ratio` what follows for
+    the whole network from the measured times of the dense one. With repeats, the deviation is over
+    the seeds of the validation loss. `exceeds` names the ceilings of the search that it does not
+    keep: then it never wins.
     """
 
     number: int
@@ -63,6 +65,8 @@ class ReportRow(Spec):
     network_parameters: int
     latency_ratio: float
     latency_quartiles: tuple[float, float]
+    times: dict[str, int] | None = None
+    predicted_latency_ratio: float | None = None
     forms: dict[str, Form]
     epochs: int
     repeats: int = 1

@@ -3,18 +3,21 @@
 import math
 from fnmatch import fnmatchcase
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from models.cost import (
     UNITS,
+    Counted,
     Quantity,
     dense_cost,
+    layer_weight,
     network_macs,
     network_parameters,
 )
 from models.frozen import Spec
 from models.spec import (
     LayerSpec,
+    Matrix,
     MatrixTask,
     NetworkSpec,
     Task,
@@ -23,6 +26,7 @@ from models.spec import (
 )
 from models.structures import LowRank
 from models.structures.sizes import Kind
+from search.latency_table import WHOLE, Prices
 from search.rules import Rule, RuleRefused, in_the_way, least_costs, rules_by_layer
 from search.sampler import Limits
 from search.spec import Budget, BudgetUnreachable, SearchSpec, SpecError, dataset_task
@@ -32,7 +36,8 @@ class ResolvedSearch(Spec):
     """A spec with everything that arithmetic can know filled in.
 
     `budget` is the one in force: the largest of `budgets` for what they share, a trial's own where
-    one of them is chosen by `under`.
+    one of them is chosen by `under`. Of a budget in time nobody knows the smallest cost, 0 here,
+    nor any price, until layers are measured; costs are in millionths of the dense layers' time.
     """
 
     network: NetworkSpec
@@ -41,14 +46,44 @@ class ResolvedSearch(Spec):
     budget: PositiveInt
     budgets: tuple[PositiveInt, ...]
     dense_cost: PositiveInt
-    smallest_cost: PositiveInt
+    smallest_cost: NonNegativeInt
     structures: tuple[Kind, ...] = ()
     rules: dict[str, Rule] = {}
+    prices: Prices | None = None
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
         """The eligible layers, dense."""
         return tuple(layer for layer in self.network.layers if layer.name in self.eligible)
+
+    @property
+    def counted(self) -> Counted:
+        """The quantity of a search whose costs are counted, not measured."""
+        assert self.quantity != "latency", "times are measured"
+        return self.quantity
+
+    @property
+    def measured(self) -> Prices:
+        """What layers take, of a search under a budget in time."""
+        assert self.prices is not None, "layers are measured before anything is chosen"
+        return self.prices
+
+    def dense(self, layer: LayerSpec) -> int:
+        """What a searched layer costs dense."""
+        if self.quantity == "latency":
+            return self.measured.dense(layer)
+        return dense_cost(layer, self.quantity)
+
+    def low_rank(self, layer: LayerSpec, rank: int) -> int:
+        """What a rank costs in a searched layer; in time, as estimated, and no more than dense."""
+        size = rank * (layer.rows + layer.columns)
+        if self.quantity == "latency":
+            return self.measured.estimate(layer, "low rank", size)
+        return layer_weight(layer, self.quantity) * size
+
+    def priced(self, prices: Prices) -> "ResolvedSearch":
+        """Return the same search with its layers' times known."""
+        return self.model_copy(update={"prices": prices})
 
     def under(self, index: int) -> "ResolvedSearch":
         """Return the same search under one of its budgets."""
@@ -72,7 +107,11 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
     eligible = _eligible(spec, network)
     layers = [layer for layer in network.layers if layer.name in eligible]
     quantity = spec.budget.quantity
-    dense = sum(dense_cost(layer, quantity) for layer in layers)
+    if quantity == "latency":
+        _check_can_be_timed(spec)
+        dense = WHOLE
+    else:
+        dense = sum(dense_cost(layer, quantity) for layer in layers)
     budgets = _budgets(spec.budget, dense)
     try:
         rules = rules_by_layer(
@@ -80,17 +119,19 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         )
     except RuleRefused as error:
         raise SpecError(error.field, error.sentence) from error
-    least = least_costs(layers, rules, quantity, spec.space.structures)
-    smallest = sum(least.values())
-    for index, budget in enumerate(budgets):
-        if budget < smallest:
-            raise BudgetUnreachable(
-                "budget" if spec.budget.ratios is None else f"budget.ratios[{index}]",
-                f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
-                f"{in_the_way(least, rules)} {smallest:,} "
-                f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); "
-                f"ask for at least that, {'relax the rules, ' if rules else ''}or exclude layers",
-            )
+    smallest = 0
+    if quantity != "latency":
+        least = least_costs(layers, rules, quantity, spec.space.structures)
+        smallest = sum(least.values())
+        for index, budget in enumerate(budgets):
+            if budget < smallest:
+                raise BudgetUnreachable(
+                    budget_field(spec.budget, index),
+                    f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
+                    f"{in_the_way(least, rules)} {smallest:,} "
+                    f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); ask for at "
+                    f"least that, {'relax the rules, ' if rules else ''}or exclude layers",
+                )
     _check_limits(spec.limits, network, layers)
     return ResolvedSearch(
         network=network,
@@ -103,6 +144,82 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         structures=spec.space.structures,
         rules=rules,
     )
+
+
+def budget_field(budget: Budget, index: int) -> str:
+    """Name the field that one of the budgets stands in."""
+    return "budget" if budget.ratios is None else f"budget.ratios[{index}]"
+
+
+def least_times(resolved: ResolvedSearch) -> dict[str, int]:
+    """Return what each layer takes at least, of what its rule admits or the search's structures."""
+    least = {}
+    for layer in resolved.layers:
+        rule = resolved.rules.get(layer.name)
+        kinds = resolved.structures if rule is None else rule.kinds(resolved.structures)
+        least[layer.name] = resolved.measured.least(layer, kinds)
+    return least
+
+
+def check_in_time(resolved: ResolvedSearch, budget: Budget) -> None:
+    """Refuse a budget in time below what the layers take at least, as measured.
+
+    Raises BudgetUnreachable.
+    """
+    prices, rules, least = resolved.measured, resolved.rules, least_times(resolved)
+    smallest = sum(least.values())
+    dearest = ", ".join(
+        f"{name} at least {least[name] / prices.parts[name]:.0%} of its own"
+        for name in sorted(least, key=lambda name: -least[name])[:3]
+    )
+    for index, allowed in enumerate(resolved.budgets):
+        if allowed < smallest:
+            raise BudgetUnreachable(
+                budget_field(budget, index),
+                f"{allowed / WHOLE:.4f} of the dense layers' time cannot be reached: measured "
+                f"here, the {len(least)} eligible layers take at least a ratio of "
+                f"{math.ceil(smallest / WHOLE * 10_000) / 10_000:.4f} ({dearest}); ask for at "
+                f"least that, {'relax the rules, ' if rules else ''}admit other structures, or "
+                "exclude layers",
+            )
+
+
+def _check_can_be_timed(spec: SearchSpec) -> None:
+    """Refuse what cannot keep a budget in time: what is chosen by other means than prices."""
+    learner = spec.space.learner
+    scratch = (
+        "scratch has rectangles of its own, whose times are not known; under a latency budget "
+        "take answer, output or uniform"
+    )
+    refused = {
+        "budget.quantity": (
+            "latency is of a network's layers; for a single matrix take macs or parameters"
+            if isinstance(spec.model, Matrix)
+            else None
+        ),
+        "space.starts": scratch if "scratch" in spec.space.starts else None,
+        "space.learner.start": scratch if learner.start == "scratch" else None,
+        "space.learner.structures": (
+            "competing adds structures up, whose times do not add up; under a latency budget take "
+            "auto, menu or rectangles"
+            if learner.structures == "competing"
+            else None
+        ),
+        "space.learner.metric": (
+            "uniform shortens rectangles, which saves no time; under a latency budget take "
+            "curvature or gradient"
+            if learner.metric == "uniform"
+            else None
+        ),
+        "compute.processes": (
+            "must be 1 under a latency budget: what is found is timed while it is trained"
+            if spec.compute.processes > 1
+            else None
+        ),
+    }
+    for field, sentence in refused.items():
+        if sentence is not None:
+            raise SpecError(field, sentence)
 
 
 def _task(spec: SearchSpec, matrix: MatrixTask | None) -> Task:

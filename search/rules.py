@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.cost import UNITS, Quantity, dense_cost, layer_weight
+from models.cost import UNITS, Counted, Quantity, dense_cost, layer_weight
 from models.frozen import Spec
 from models.spec import LayerSpec
 from models.structures import Dense, Structure
@@ -52,9 +52,9 @@ class Rule(Spec):
         """Return what may stand on the menu of a layer under this rule."""
         return self.structures or ("dense", *otherwise)
 
-    def limit(self, layer: LayerSpec, quantity: Quantity) -> int:
-        """Return the most that the layer may cost."""
-        return int((self.at_most or 1.0) * dense_cost(layer, quantity) + 1e-6)
+    def limit(self, dense: int) -> int:
+        """Return the most that a layer may cost that costs so much dense."""
+        return int((self.at_most or 1.0) * dense + 1e-6)
 
 
 class Layers(Spec):
@@ -91,7 +91,8 @@ def rules_by_layer(
     for layer in layers:
         for index, rule in enumerate(rules):
             if fnmatchcase(layer.name, rule.match):
-                _check_leaves_something(index, rule, layer, quantity, otherwise)
+                if quantity != "latency":  # which is measured later
+                    _check_leaves_something(index, rule, layer, quantity, otherwise)
                 found[layer.name] = rule
                 break
     return found
@@ -100,7 +101,7 @@ def rules_by_layer(
 def least_costs(
     layers: Sequence[LayerSpec],
     rules: Mapping[str, Rule],
-    quantity: Quantity,
+    quantity: Counted,
     structures: Sequence[Kind],
 ) -> dict[str, int]:
     """Return what each layer costs at least: rank 1, or the smallest that its rule admits."""
@@ -121,7 +122,7 @@ def in_the_way(least: Mapping[str, int], rules: Mapping[str, Rule]) -> str:
     return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
 
 
-def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Quantity) -> int | None:
+def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Counted) -> int | None:
     """Return what the cheapest member of these kinds costs; None if none fits and saves a thing."""
     sides = (layer.rows, layer.columns)
     sizes = [size for kind in kinds if (size := _smallest_size(kind, *sides, quantity))]
@@ -146,7 +147,7 @@ def smallest_member(kind: Kind, *, rows: int, columns: int) -> Structure | None:
 
 
 @lru_cache(maxsize=4096)
-def _smallest_size(kind: MenuKind, rows: int, columns: int, quantity: Quantity) -> int | None:
+def _smallest_size(kind: MenuKind, rows: int, columns: int, quantity: Counted) -> int | None:
     if kind == "dense":
         return Dense().parameter_count(rows=rows, columns=columns)
     if quantity == "macs" and saves(kind) != "macs":
@@ -160,7 +161,7 @@ def _smallest_size(kind: MenuKind, rows: int, columns: int, quantity: Quantity) 
 
 
 def _check_leaves_something(
-    index: int, rule: Rule, layer: LayerSpec, quantity: Quantity, otherwise: Sequence[Kind]
+    index: int, rule: Rule, layer: LayerSpec, quantity: Counted, otherwise: Sequence[Kind]
 ) -> None:
     kinds, dense = rule.kinds(otherwise), dense_cost(layer, quantity)
     least = smallest_cost(layer, kinds, quantity)
@@ -170,7 +171,7 @@ def _check_leaves_something(
             f"layers.rules[{index}].structures",
             f"{', '.join(kinds)} saves nothing in {where}; name other structures, or dense",
         )
-    if least > rule.limit(layer, quantity):
+    if least > rule.limit(dense):
         raise RuleRefused(
             f"layers.rules[{index}].at_most",
             f"{rule.at_most} leaves {where} nothing: the smallest of {', '.join(kinds)} costs "

@@ -11,29 +11,32 @@ from typing import assert_never
 import torch
 from torch import nn
 
-from models.checkpoint import load_network, load_spec, save_network
+from models.checkpoint import load_network, load_spec, save_network, write_text
 from models.spec import MatrixTask, NetworkSpec
 from search.baselines import LEARNED_RANKS, Built, build_baseline
-from search.candidate import learn, learning_steps
+from search.candidate import awareness, learn, learning_steps
+from search.clock import Clock
 from search.compute import DeviceMissing, Engine, find_device, place
 from search.data import Data, load_data
 from search.evaluation import deployed, latency, network_cost
 from search.fetch import FOLDER, DataMissing
 from search.forms import forms_file
+from search.latency_table import TIMES, times_in_json
 from search.measurement import measure
 from search.orders import Orders, start
 from search.pace import decided, load_execution
 from search.plan import PlannedTrial, planned_trials
 from search.profile_summary import summarise
-from search.progress import Progress, Update
+from search.progress import Progress, Recorder, Silent
 from search.pruning import should_prune
 from search.reference import Reference, load_reference, make_reference, train_reference
 from search.report import Execution, Report
 from search.resolved import ResolvedSearch, resolve
 from search.sampling import propose
-from search.settling import settle
+from search.settling import settle_dense
 from search.spec import BudgetUnreachable, LearnerSettings, SearchSpec, SpecError
 from search.team import Alone, Dismissed, Several, Team, joining, leading
+from search.time_budget import make_clock, settle_in_time, time_layers
 from search.training import (
     NotFiniteError,
     Phase,
@@ -65,6 +68,7 @@ class _Run:
     orders: Orders
     device: torch.device
     team: Callable[[Execution], Team]
+    clock: Clock | None
 
     @property
     def seed(self) -> int:
@@ -127,7 +131,7 @@ def run_trial(
     )
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        run = _prepared(orders, history, progress, rank=0, port=0)
+        run = _prepared(orders, history, progress, rank=0, port=0, cache=cache)
         return _ended(run, settings, cache=cache, threads=threads)
     except StoppedError:
         return TrialOutcome("CANCELLED", "user_cancel", "stopped after the step it was in")
@@ -178,7 +182,13 @@ def join_trial(orders: Orders, *, rank: int, port: int) -> None:
 
 
 def _prepared(
-    orders: Orders, history: Sequence[FinishedTrial], progress: Progress, *, rank: int, port: int
+    orders: Orders,
+    history: Sequence[FinishedTrial],
+    progress: Progress,
+    *,
+    rank: int,
+    port: int,
+    cache: Path | None = None,
 ) -> _Run:
     torch.set_num_threads(orders.threads)
     spec, size = orders.spec, orders.spec.compute.processes
@@ -197,6 +207,15 @@ def _prepared(
     resolved = resolve(spec, matrix=data.task if isinstance(data.task, MatrixTask) else None)
     if orders.planned.kind in ("baseline", "candidate"):
         resolved = resolved.under(orders.planned.budget_index)
+    clock = None
+    if resolved.quantity == "latency":
+        assert cache is not None, "a budget in time is for searches with one process"
+        clock = make_clock(spec, resolved, data, cache=cache, threads=orders.threads, device=device)
+        resolved = time_layers(
+            *(spec, resolved, clock, data, progress),
+            known=None if orders.planned.kind == "reference" else _reference_folder(history),
+            folder=orders.folder,
+        )
     return _Run(
         spec=spec,
         resolved=resolved,
@@ -208,6 +227,7 @@ def _prepared(
         orders=orders,
         device=device,
         team=team,
+        clock=clock,
     )
 
 
@@ -261,7 +281,7 @@ def _baseline(run: _Run) -> TrialOutcome:
     family = run.planned.family
     assert family is not None
     reference = load_reference(_reference_folder(run.history), run.resolved)
-    settled = settle(reference.network, reference.profile, run.resolved)
+    settled = settle_in_time(reference, run.resolved, run.clock)
     if family == "learned_low_rank":
         return _learned(run, reference, LEARNED_RANKS)
     if not settled.resolved.eligible:
@@ -272,6 +292,7 @@ def _baseline(run: _Run) -> TrialOutcome:
         settled.profile,
         settled.resolved,
         generator=torch.Generator().manual_seed(run.seed),
+        clock=run.clock,
     )
     return _complete(run, *_tuned(run, reference, built, from_scratch=family == "dense_shrunk"))
 
@@ -304,8 +325,10 @@ def _candidate(run: _Run, settings: LearnerSettings | None) -> TrialOutcome:
 
 def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> TrialOutcome:
     """Learn a structure; a candidate that does worse than those before it is pruned."""
-    settled = settle(reference.network, reference.profile, run.resolved)
-    if not settled.resolved.eligible:  # rules bind all layers
+    settled = settle_in_time(reference, run.resolved, run.clock)
+    if run.clock is not None and settings.structures != "menu" and settled.resolved.eligible:
+        settled = settle_dense(settled, awareness(settings))
+    if not settled.resolved.eligible:  # rules bind all layers, or all are better run dense
         return _complete(run, *_tuned(run, reference, settled.whole, from_scratch=False))
     recipe = run.spec.training
     from_scratch = settings.start == "scratch"
@@ -334,6 +357,7 @@ def _learned(run: _Run, reference: Reference, settings: LearnerSettings) -> Tria
         folder=run.folder,
         progress=run.progress,
         after_epoch=compare if run.planned.kind == "candidate" else lambda _step, _loss: None,
+        clock=run.clock,
     )
     outcome = _complete(run, found.spec, found.network)
     assert outcome.metrics is not None
@@ -355,7 +379,10 @@ def _latency_ratio(run: _Run, cache: Path, *, threads: int) -> float:
 def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutcome:
     save_network(run.folder / "export", exported, network)
     loss, accuracy = evaluate(network.to(run.device), run.data, run.data.validation)
-    cost = network_cost(exported, run.resolved)
+    times = None if run.clock is None else run.clock.costs(exported, run.resolved)
+    if times is not None:
+        write_text(run.folder / TIMES, times_in_json(times))
+    cost = network_cost(exported, run.resolved, times)
     metrics: dict[str, float] = {
         "validation_loss": loss,
         "cost": cost.cost,
@@ -367,7 +394,9 @@ def _complete(run: _Run, exported: NetworkSpec, network: nn.Module) -> TrialOutc
     }
     if accuracy is not None:
         metrics["validation_accuracy"] = accuracy
-    return TrialOutcome("COMPLETE", network=exported, metrics=metrics)
+    if times is not None:
+        metrics["predicted_latency_ratio"] = run.resolved.measured.of_network(cost.cost)
+    return TrialOutcome("COMPLETE", network=exported, metrics=metrics, times=times)
 
 
 def _measured(execution: Execution) -> dict[str, float]:
@@ -423,7 +452,7 @@ def run_search(
     history: list[FinishedTrial] = []
     outcomes: dict[int, TrialOutcome] = {}
     for planned in planned_trials(spec):
-        recorder = _Recorder(progress or Silent())
+        recorder = Recorder(progress or Silent())
         settings = None
         if planned.kind == "candidate":
             settings = propose(spec, planned, history, earlier or ())
@@ -461,30 +490,3 @@ def run_search(
     assert report is not None
     folders = {t.planned.number: t.folder for t in history if t.folder}
     return SearchResult(report, outcomes, folders, tuple(history))
-
-
-class Silent:
-    """Progress for nobody: nothing is said, and nothing stops it."""
-
-    def report(self, update: Update) -> None:
-        """Say nothing."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-
-class _Recorder:
-    """Keeps the validation curve that later trials are pruned against."""
-
-    def __init__(self, inner: Progress) -> None:
-        self.inner = inner
-        self.curve: list[tuple[int, float]] = []
-
-    def report(self, update: Update) -> None:
-        if "validation_loss" in update.metrics:
-            self.curve.append((update.done, update.metrics["validation_loss"]))
-        self.inner.report(update)
-
-    def should_stop(self) -> bool:
-        return self.inner.should_stop()

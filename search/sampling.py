@@ -33,6 +33,10 @@ def propose(
         return _best(known, spec, planned)
     position = planned.number - first_candidate(spec, planned.budget_index)
     found = _proposed(spec, planned, known, earlier, position=position)
+    if spec.budget.quantity == "latency":
+        by_position = "rectangles" if position else "menu"
+        chosen = by_position if found.structures == "auto" else found.structures
+        return found.model_copy(update={"structures": chosen, "pieces": "ranks", "gaudi": False})
     if found.structures != "auto":
         return found
     learned = not isinstance(spec.model, Matrix) or found.start not in ("answer", "output")

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from models.cost import dense_cost, layer_weight
 from models.spec import NetworkSpec
 from models.structures import Dense, Structure
 from search.menu import MenuAllocation
 from search.menu_making import build_item
-from search.profile import Profile
+from search.profile import Awareness, Profile
 from search.resolved import ResolvedSearch
 
 
@@ -57,6 +56,27 @@ def settle(reference: nn.Module, measured: Profile, resolved: ResolvedSearch) ->
     return Settled(_rest(resolved, structures, cost), network, left)
 
 
+def settle_dense(settled: Settled, aware: Awareness) -> Settled:
+    """Keep those layers dense that an allocation of ranks under a budget in time runs so.
+
+    What is learned are the ranks of the others.
+    """
+    resolved, measured = settled.resolved, settled.profile
+    ranks, _ = measured.allocate_ranks(resolved, resolved.budget, aware)
+    dense = [
+        p.layer.name
+        for p, rank in zip(measured.layers, ranks, strict=True)
+        if resolved.low_rank(p.layer, rank) == resolved.dense(p.layer)
+    ]
+    cost = sum(resolved.dense(layer) for layer in resolved.layers if layer.name in dense)
+    left = replace(
+        measured,
+        layers=tuple(p for p in measured.layers if p.layer.name not in dense),
+        menu=measured.menu.without(dense),
+    )
+    return Settled(_rest(resolved, dict.fromkeys(dense, Dense()), cost), settled.network, left)
+
+
 def allocate_menu(measured: Profile, resolved: ResolvedSearch, budget: int) -> MenuAllocation:
     """Choose every layer's item; `cost` includes the layers that cannot be exchanged."""
     left = _left_dense_cost(measured, resolved)
@@ -66,23 +86,20 @@ def allocate_menu(measured: Profile, resolved: ResolvedSearch, budget: int) -> M
 
 def _left_dense_cost(measured: Profile, resolved: ResolvedSearch) -> int:
     layers = [layer for layer in resolved.layers if layer.name in measured.left_dense]
-    return sum(dense_cost(layer, resolved.quantity) for layer in layers)
+    return sum(resolved.dense(layer) for layer in layers)
 
 
 def _rest(
     resolved: ResolvedSearch, structures: Mapping[str, Structure], cost: int
 ) -> ResolvedSearch:
     free = [layer for layer in resolved.layers if layer.name not in structures]
-    quantity = resolved.quantity
     return resolved.model_copy(
         update={
             "network": resolved.network.with_structures(dict(structures)),
             "eligible": tuple(layer.name for layer in free),
             "budget": resolved.budget - cost,
-            "dense_cost": sum(dense_cost(layer, quantity) for layer in free),
-            "smallest_cost": sum(
-                layer_weight(layer, quantity) * (layer.rows + layer.columns) for layer in free
-            ),
+            "dense_cost": sum(resolved.dense(layer) for layer in free),
+            "smallest_cost": sum(resolved.low_rank(layer, 1) for layer in free),
             "rules": {},
         }
     )

@@ -78,6 +78,8 @@ class BudgetUnreachable(SpecError):
 class Budget(Spec):
     """What the eligible layers may cost, as a share of their dense cost or as a number.
 
+    In `latency` that is the time they take on the device of the search, as measured beside the
+    dense layers before anything is trained; layers that run dense count as such.
     `ratios` are several budgets of one search, which share its reference and profile: each has its
     own baselines, candidates (as many as `compute.trials` says) and repeats.
     """
@@ -92,6 +94,8 @@ class Budget(Spec):
         given = [one for one in (self.ratio, self.ratios, self.absolute) if one is not None]
         if len(given) != 1:
             raise ValueError("give exactly one of ratio, ratios and absolute")
+        if self.absolute is not None and self.quantity == "latency":
+            raise ValueError("absolute counts macs or parameters; of the latency give a ratio")
         if self.ratios and len(set(self.ratios)) < len(self.ratios):
             raise ValueError("ratios names a share twice")
         return self
@@ -134,6 +138,9 @@ class LearnerSettings(Spec):
     `start_excess` multiplies the budget; `schedule` and `learning` are shares of all steps.
     `share` is the budget's share of the dense cost where the search has several objectives, and
     draws it.
+    Under a latency budget whole terms leave and rectangles are neither shortened nor moved, which
+    saves no time: `pieces` is ranks, `gaudi` false; `auto` is the menu for the first candidate, and
+    rectangles for the others.
     """
 
     structures: StructuresName = "auto"
@@ -296,6 +303,17 @@ class SearchSpec(Spec):
         return self
 
     @property
+    def drawn(self) -> dict[str, Range]:
+        """The numbers that a candidate's settings are drawn from, but for its budget.
+
+        Without rectangles that move the others have no effect.
+        """
+        ranges = self.space.ranges
+        if self.budget.quantity == "latency":
+            return {"start_excess": ranges["start_excess"]}
+        return ranges
+
+    @property
     def draws_budget(self) -> bool:
         """Whether every candidate has a budget of its own."""
         return len(self.objectives) > 1
@@ -311,7 +329,7 @@ class SearchSpec(Spec):
         if self.sampler.name == "grid":
             values = self.sampler.grid_values
             points = len(self.space.starts) * len(self.space.groups)
-            for interval in self.space.ranges.values():
+            for interval in self.drawn.values():
                 points *= 1 if interval.low == interval.high else values
             if points > GRID_LIMIT:
                 raise ValueError(

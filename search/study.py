@@ -149,7 +149,7 @@ def distributions(spec: SearchSpec) -> dict[str, BaseDistribution]:
         "start": CategoricalDistribution(space.starts),
         "group": CategoricalDistribution(space.groups),
     }
-    for name, interval in space.ranges.items():
+    for name, interval in spec.drawn.items():
         drawn[name] = FloatDistribution(interval.low, interval.high, log=interval.low > 0)
     if spec.draws_budget:
         drawn["share"] = FloatDistribution(spec.shares.low, spec.shares.high, log=True)

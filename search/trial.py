@@ -49,7 +49,10 @@ class FinishedTrial:
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """How a trial ended: COMPLETE, PRUNED, FAILED, or CANCELLED because it was asked to stop."""
+    """How a trial ended: COMPLETE, PRUNED, FAILED, or CANCELLED because it was asked to stop.
+
+    `times` is what each searched layer takes, where the budget is in time.
+    """
 
     state: TrialState
     reason: OutcomeReason = ""
@@ -58,3 +61,4 @@ class TrialOutcome:
     metrics: dict[str, float] | None = None
     report: Report | None = None
     profile: ProfileReport | None = None
+    times: Mapping[str, int] | None = None

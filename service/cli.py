@@ -166,7 +166,7 @@ def _print_search(client: Client, search: SearchAnswer) -> None:
         return
     if not search.ended:
         out.print(terminal.doing(search), markup=False, highlight=False)
-    out.print(terminal.trials_table(client.trials(search.id)))
+    out.print(terminal.trials_table(client.trials(search.id), search.quantity))
 
 
 def _end_with(search: SearchAnswer) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Self, final
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from models.cost import Quantity
 from models.spec import NetworkSpec
 from search.profile_report import ProfileReport
 from search.report import Report
@@ -57,6 +58,7 @@ class SearchAnswer(Answer):
     sentence: str
     progress: ProgressAnswer
     best: BestAnswer | None
+    quantity: Quantity
     links: Mapping[str, str]
 
     @property

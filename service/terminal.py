@@ -9,11 +9,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from models.cost import UNITS, dense_cost, layer_cost
+from models.cost import UNITS, Quantity
 from models.spec import LayerSpec
+from search.layer_costs import LayerCosts
 from search.report import Report, ReportRow
 from service.client import Client, Event, SearchAnswer, TrialAnswer
-from service.words import duration, form_in_words, training_in_words
+from service.words import budget_in_words, duration, form_in_words, price, training_in_words
 
 MEASURED = (
     "[dim]trained on {training}\n"
@@ -82,20 +83,20 @@ def event_line(event: Event, client: Client, search_id: str) -> Text | None:
 
 def report_table(report: Report) -> Table:
     """The evidence: what was found beside every plain choice at the same budget."""
-    budgets = " or ".join(f"{result.budget:,}" for result in report.results)
+    budgets = [result.budget for result in report.results] or [report.budget]
     table = _table(
-        f"budget {budgets or f'{report.budget:,}'} of {report.dense_cost:,} "
-        f"{UNITS[report.quantity]}",
+        f"budget {budget_in_words(budgets, report.dense_cost, report.quantity)}",
         caption=MEASURED.format(
             threads=report.threads, training=training_in_words(report.execution)
         ),
     )
     table.add_column("network", no_wrap=True)
+    timed = report.quantity == "latency"
     headings = (
         "validation\nloss",
         "test\naccuracy",
-        "MACs",
-        "parameters",
+        *(("layers'\nlatency",) if timed else ("MACs", "parameters")),
+        *(("latency,\npredicted",) if timed else ()),
         "latency",
         "as\ndense",
     )
@@ -127,12 +128,16 @@ def _style(row: ReportRow, report: Report) -> str:
 def _report_cells(row: ReportRow, report: Report) -> tuple[str, ...]:
     accuracy = "" if row.test_accuracy is None else f"{row.test_accuracy:.2%}"
     winner = " (winner)" if row.number in report.winners else ""
+    if report.quantity == "latency":
+        predicted = row.predicted_latency_ratio
+        costs = price(row.cost, "latency"), "" if predicted is None else f"{predicted:.2f}"
+    else:
+        costs = f"{row.macs:,}", f"{row.parameters:,}"
     return (
         f"{row.name}{winner}",
         f"{row.validation_loss:.4f}",
         accuracy,
-        f"{row.macs:,}",
-        f"{row.parameters:,}",
+        *costs,
         f"{row.latency_ratio:.2f}",
         f"{len(row.run_dense) or ''}",
     )
@@ -153,18 +158,19 @@ def layers_table(report: Report, winner: ReportRow) -> Table:
 
 
 def _layer_cells(layer: LayerSpec, report: Report, winner: ReportRow) -> tuple[str, ...]:
-    cost = layer_cost(layer, report.quantity)
+    costs = LayerCosts(report.quantity, winner.times, report.reference.times)
+    cost, dense = costs.of(layer) or (None, None)
     words = layer.structure.in_words(), form_in_words(winner.forms.get(layer.name))
     return (
         layer.name,
         f"{layer.rows} x {layer.columns}",
         ", ".join(filter(None, words)),
-        f"{cost:,}",
-        f"{cost / dense_cost(layer, report.quantity):.1%}",
+        "" if cost is None else price(cost, report.quantity),
+        "" if cost is None or not dense else f"{cost / dense:.1%}",
     )
 
 
-def trials_table(trials: Sequence[TrialAnswer]) -> Table:
+def trials_table(trials: Sequence[TrialAnswer], quantity: Quantity) -> Table:
     """The trials of a search that has no report yet."""
     table = _table("trials")
     for heading in ("", "trial", "state", "loss", "cost"):
@@ -172,7 +178,7 @@ def trials_table(trials: Sequence[TrialAnswer]) -> Table:
     table.add_column("why")
     for trial in trials:
         loss = "" if trial.validation_loss is None else f"{trial.validation_loss:.4f}"
-        cost = "" if trial.cost is None else f"{trial.cost:,}"
+        cost = "" if trial.cost is None else price(trial.cost, quantity)
         why = trial.sentence or trial.reason
         table.add_row(str(trial.number), trial.name, trial.state, loss, cost, Text(why))
     return table

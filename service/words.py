@@ -1,8 +1,11 @@
 """Times and forms in a few words, the same for terminals and for pages."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
+from models.cost import UNITS, Quantity
 from models.forms import Form
+from search.latency_table import WHOLE
 from search.report import Execution
 
 
@@ -28,6 +31,19 @@ def form_in_words(form: Form | None) -> str:
             return "run as two factors"
         case _:
             assert_never(form)
+
+
+def price(value: int, quantity: Quantity) -> str:
+    """`12,345` of what is counted; of time `12.3 %`, of what all searched layers take dense."""
+    return f"{100 * value / WHOLE:.1f} %" if quantity == "latency" else f"{value:,}"
+
+
+def budget_in_words(budgets: Sequence[int], dense_cost: int, quantity: Quantity) -> str:
+    """What a search's budgets are, beside the dense cost: `10 or 20 of 100 MACs`."""
+    prices = " or ".join(price(budget, quantity) for budget in budgets)
+    if quantity == "latency":
+        return f"{prices} of the dense layers' latency"
+    return f"{prices} of {dense_cost:,} {UNITS[quantity]}"
 
 
 def training_in_words(execution: Execution) -> str:

@@ -18,6 +18,7 @@ from models.cost import layer_cost, network_macs, network_parameters
 from models.forms import Form
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import BlockDiagonal, Dense, Gblr, LowRank, Rectangle, Structure
+from search.latency_table import WHOLE
 from search.plan import PlannedTrial, planned_trials
 from search.profile_report import (
     AllocatedLayer,
@@ -25,6 +26,7 @@ from search.profile_report import (
     MenuCurve,
     ProfiledLayer,
     ProfileReport,
+    TimesReport,
 )
 from search.report import BudgetResult, Importance, Report, ReportRow
 from search.resolved import ResolvedSearch, resolve
@@ -149,6 +151,7 @@ def play(service: Service, search_id: str, *, until: int | None = None) -> None:
                 network=network,
                 metrics={"validation_loss": loss_of(claim.planned), "test_accuracy": 0.9},
                 profile=made_profile(resolved) if trial.kind == "reference" else None,
+                times=made_times(claim.planned, resolved),
             )
         end(service, claim, ending)
 
@@ -201,7 +204,26 @@ def made_profile(resolved: ResolvedSearch) -> ProfileReport:
         layers=tuple(layers),
         allocations=(allocation,),
         left_dense=(),
+        times=made_times_report(resolved) if resolved.quantity == "latency" else None,
     )
+
+
+def made_times_report(resolved: ResolvedSearch) -> TimesReport:
+    """A millisecond for every layer."""
+    return TimesReport(
+        batch=64,
+        network_seconds=0.004,
+        dense_seconds=(0.001,) * len(resolved.layers),
+        smallest_cost=120_000,
+    )
+
+
+def made_times(planned: PlannedTrial, resolved: ResolvedSearch) -> dict[str, int] | None:
+    """Where the budget is in time, all layers take as long as each other."""
+    if resolved.quantity != "latency":
+        return None
+    whole = WHOLE if planned.kind == "reference" else resolved.budget - planned.number
+    return {layer.name: whole // len(resolved.layers) for layer in resolved.layers}
 
 
 def loss_of(planned: PlannedTrial) -> float:
@@ -303,7 +325,7 @@ def _forms(planned: PlannedTrial, layers: Sequence[LayerSpec]) -> dict[str, Form
 
 
 def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
-    network = made_network(planned, resolved)
+    network, times = made_network(planned, resolved), made_times(planned, resolved)
     layers = [layer for layer in network.layers if layer.name in resolved.eligible]
     return ReportRow(
         number=planned.number,
@@ -315,7 +337,11 @@ def _row(planned: PlannedTrial, resolved: ResolvedSearch) -> ReportRow:
         validation_accuracy=0.9,
         test_loss=0.4,
         test_accuracy=0.9,
-        cost=sum(layer_cost(layer, resolved.quantity) for layer in layers),
+        cost=sum(layer_cost(layer, resolved.counted) for layer in layers)
+        if times is None
+        else sum(times.values()),
+        times=times,
+        predicted_latency_ratio=None if times is None else 0.65,
         smallest_step=None,
         macs=sum(layer_cost(layer, "macs") for layer in layers),
         parameters=sum(layer_cost(layer, "parameters") for layer in layers),

@@ -66,6 +66,7 @@ def _attempt(
         metrics=outcome.metrics,
         report=outcome.report,
         profile=outcome.profile,
+        times=outcome.times,
     )
     _end(claim, progress, settings, database, ending)
 

@@ -6,9 +6,10 @@ from typing import final
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from models.cost import Quantity, dense_cost, layer_cost
+from models.cost import Quantity
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import Structure
+from search.layer_costs import LayerCosts
 from search.plan import TrialKind, TrialState
 from search.report import Importance
 from search.spec import BaselineName, LearnerSettings, SearchSpec
@@ -41,7 +42,7 @@ class SearchAnswer(Answer):
     budget: int
     budgets: tuple[int, ...]
     dense_cost: int
-    smallest_cost: int
+    smallest_cost: int | None
     eligible: tuple[str, ...]
     created_at: datetime
     started_at: datetime | None
@@ -142,7 +143,10 @@ class CurvesAnswer(Answer):
 
 @final
 class LayerAnswer(Answer):
-    """One linear layer: what it is made of, and its cost beside the dense layer's."""
+    """One linear layer: what it is made of, and its cost beside the dense layer's.
+
+    What is not searched has no cost where that is time: it is not timed alone.
+    """
 
     name: str
     rows: int
@@ -150,15 +154,15 @@ class LayerAnswer(Answer):
     tokens: int
     structure: Structure
     size: int
-    cost: int
-    dense_cost: int
-    share: float
+    cost: int | None
+    dense_cost: int | None
+    share: float | None
     eligible: bool
 
     @classmethod
-    def of(cls, layer: LayerSpec, quantity: Quantity, *, eligible: bool) -> "LayerAnswer":
-        """Count one layer."""
-        cost, dense = layer_cost(layer, quantity), dense_cost(layer, quantity)
+    def of(cls, layer: LayerSpec, costs: LayerCosts, *, eligible: bool) -> "LayerAnswer":
+        """Price one layer."""
+        cost, dense = costs.of(layer) or (None, None)
         return cls(
             name=layer.name,
             rows=layer.rows,
@@ -168,7 +172,7 @@ class LayerAnswer(Answer):
             size=layer.structure.parameter_count(rows=layer.rows, columns=layer.columns),
             cost=cost,
             dense_cost=dense,
-            share=cost / dense,
+            share=None if cost is None or not dense else cost / dense,
             eligible=eligible,
         )
 
@@ -185,18 +189,18 @@ class StructureAnswer(Answer):
 
     @classmethod
     def of(
-        cls, network: NetworkSpec, quantity: Quantity, eligible: tuple[str, ...]
+        cls, network: NetworkSpec, costs: LayerCosts, eligible: tuple[str, ...]
     ) -> "StructureAnswer":
-        """Count a network."""
+        """Price a network."""
         layers = tuple(
-            LayerAnswer.of(layer, quantity, eligible=layer.name in eligible)
+            LayerAnswer.of(layer, costs, eligible=layer.name in eligible)
             for layer in network.layers
         )
         searched = [layer for layer in layers if layer.eligible]
         return cls(
-            quantity=quantity,
-            cost=sum(layer.cost for layer in searched),
-            dense_cost=sum(layer.dense_cost for layer in searched),
+            quantity=costs.quantity,
+            cost=sum(layer.cost or 0 for layer in searched),
+            dense_cost=sum(layer.dense_cost or 0 for layer in searched),
             layers=layers,
             network=network,
         )
@@ -215,7 +219,7 @@ class ComparedAnswer(Answer):
         """Count a compared network, in MACs, whatever its search's budget was in."""
         return cls(
             trial=TrialAnswer.model_validate(compared.trial),
-            structure=StructureAnswer.of(compared.network, "macs", compared.eligible),
+            structure=StructureAnswer.of(compared.network, LayerCosts("macs"), compared.eligible),
             curves=compared.curves,
         )
 

@@ -12,19 +12,21 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from models.cost import UNITS, Quantity, dense_cost, layer_cost
+from models.cost import UNITS
 from models.forms import Form
 from models.spec import LayerSpec
+from search.layer_costs import LayerCosts
 from search.profile_report import ProfileReport
 from search.report import Report
 from service import jobs
 from service.db.session import Database, clock
 from service.errors import NotYetThere
-from service.words import duration, form_in_words, training_in_words
+from service.words import duration, form_in_words, price, training_in_words
 
 HERE = Path(__file__).parent
 STATIC = StaticFiles(directory=HERE / "static")
 PAGE_LENGTH = 50
+COUNTED = LayerCosts("macs")  # networks of several searches are compared by what arithmetic knows
 
 router = APIRouter(default_response_class=HTMLResponse)
 
@@ -39,8 +41,8 @@ class Layer:
     columns: int
     words: str
     run: str
-    cost: int
-    share: float
+    cost: int | None
+    share: float | None
 
 
 @final
@@ -78,11 +80,11 @@ def compare(
     with _rows(request).read() as session:
         compared = jobs.compare(session, ids, now=clock(session), max_points=2)
     tables = [
-        {layer.name: layer for layer in _layers(one.network.layers, one.eligible, "macs", {})}
+        {layer.name: layer for layer in _layers(one.network.layers, one.eligible, COUNTED, {})}
         for one in compared
     ]
     names = list(dict.fromkeys(name for table in tables for name in table))
-    totals = [sum(layer.cost for layer in table.values()) for table in tables]
+    totals = [sum(layer.cost or 0 for layer in table.values()) for table in tables]
     return _page("compare.html", compared=compared, tables=tables, names=names, totals=totals)
 
 
@@ -106,7 +108,8 @@ def search(request: Request, search_id: str) -> HTMLResponse:
             for number in _to_show(report, view)
             for network in [jobs.network(session, search_id, number)]
             for forms in [_forms(report, number)]
-            for layers in [_layers(network.layers, view.eligible, view.quantity, forms)]
+            for costs in [jobs.layer_costs(session, search_id, number)]
+            for layers in [_layers(network.layers, view.eligible, costs, forms)]
         ]
     return _page(
         "search.html", search=view, trials=trials, report=report, profile=profile, shown=shown
@@ -147,7 +150,7 @@ def _forms(report: Report | None, number: int) -> Mapping[str, Form]:
 def _layers(
     layers: Sequence[LayerSpec],
     eligible: Sequence[str],
-    quantity: Quantity,
+    costs: LayerCosts,
     forms: Mapping[str, Form],
 ) -> list[Layer]:
     return [
@@ -157,11 +160,12 @@ def _layers(
             layer.columns,
             layer.structure.in_words(),
             form_in_words(forms.get(layer.name)),
-            cost := layer_cost(layer, quantity),
-            cost / dense_cost(layer, quantity),
+            cost,
+            cost / dense if cost is not None and dense else None,
         )
         for layer in layers
         if layer.name in eligible
+        for cost, dense in [costs.of(layer) or (None, None)]
     ]
 
 
@@ -193,4 +197,5 @@ _environment.filters |= {
     "moment": _moment,
     "training": training_in_words,
     "unit": UNITS.__getitem__,
+    "price": price,
 }

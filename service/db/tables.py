@@ -143,6 +143,7 @@ class TrialRow(Base):
     network: Mapped[Json | None] = mapped_column(deferred=True)
     metrics: Mapped[Json | None]
     cost: Mapped[int | None]
+    times: Mapped[Json | None] = mapped_column(deferred=True)
     phase: Mapped[str | None]
     done: Mapped[int | None]
     total: Mapped[int | None]

@@ -3,15 +3,16 @@
 Whoever has been replaced changes no row, and learns it from the answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from models.cost import Quantity, layer_cost
+from models.cost import Quantity
 from models.spec import NetworkSpec
+from search.layer_costs import LayerCosts
 from search.plan import PlannedTrial, planned_trials, prerequisites
 from search.spec import LearnerSettings, SearchSpec
 from search.warm import EarlierCandidate
@@ -128,13 +129,17 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
     values: dict[str, Any] = {}
     if ending.network is not None:
         values["network"] = ending.network.model_dump(mode="json")
-        values["cost"] = _eligible_cost(search, ending.network)
+        values["cost"] = _eligible_cost(search, ending.network, ending.times)
+    if ending.times is not None:
+        values["times"] = dict(ending.times)
     if ending.metrics is not None:
         values["metrics"] = {name: finite(value) for name, value in ending.metrics.items()}
     if not move_trial(session, trial, ending.state, cause, **values):
         return False
     if ending.profile is not None:
         search.profile = ending.profile.model_dump(mode="json")
+        if ending.profile.times is not None:
+            search.smallest_cost = ending.profile.times.smallest_cost
     if ending.report is not None:
         search.report = ending.report.model_dump(mode="json")
     advance(session, search, cause)
@@ -231,7 +236,11 @@ def _point_row(trial_id: str, point: Point) -> dict[str, Any]:
     return {"trial_id": trial_id, "name": point.name, "step": point.step, "value": value}
 
 
-def _eligible_cost(search: SearchRow, network: NetworkSpec) -> int:
-    quantity = cast("Quantity", search.quantity)
+def _eligible_cost(
+    search: SearchRow, network: NetworkSpec, times: Mapping[str, int] | None
+) -> int | None:
+    costs = LayerCosts(cast("Quantity", search.quantity), times, times)
     eligible = frozenset(search.eligible)
-    return sum(layer_cost(layer, quantity) for layer in network.layers if layer.name in eligible)
+    found = [costs.of(layer) for layer in network.layers if layer.name in eligible]
+    known = [one[0] for one in found if one is not None]
+    return sum(known) if len(known) == len(found) else None

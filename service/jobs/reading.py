@@ -151,7 +151,7 @@ def _search_view(
         budget=row.budget,
         budgets=budgets,
         dense_cost=row.dense_cost,
-        smallest_cost=row.smallest_cost,
+        smallest_cost=row.smallest_cost or None,  # of a budget in time not before it is measured
         eligible=tuple(row.eligible),
         created_at=row.created_at,
         started_at=row.started_at,

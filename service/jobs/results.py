@@ -8,8 +8,10 @@ from typing import cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.cost import Quantity
 from models.spec import NetworkSpec
 from search import pareto
+from search.layer_costs import LayerCosts
 from search.limits import exceeded
 from search.plan import TrialKind
 from search.profile_report import ProfileReport
@@ -29,6 +31,15 @@ def dense_network(session: Session, search_id: str) -> NetworkSpec:
 def network(session: Session, search_id: str, number: int) -> NetworkSpec:
     """The network that a trial found, or NotYetThere."""
     return _network(trial_row(session, search_id, number))
+
+
+def layer_costs(session: Session, search_id: str, number: int) -> LayerCosts:
+    """What the layers of a trial's network cost in the quantity of its search."""
+    quantity = cast("Quantity", _search(session, search_id).quantity)
+    if quantity != "latency":
+        return LayerCosts(quantity)
+    times, dense = (trial_row(session, search_id, which).times for which in (number, 0))
+    return LayerCosts(quantity, times, dense)
 
 
 def report(session: Session, search_id: str) -> Report:

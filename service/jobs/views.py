@@ -67,7 +67,7 @@ class SearchView:
     budget: int
     budgets: tuple[int, ...]
     dense_cost: int
-    smallest_cost: int
+    smallest_cost: int | None
     eligible: tuple[str, ...]
     created_at: datetime
     started_at: datetime | None
@@ -289,3 +289,4 @@ class Ending:
     metrics: Mapping[str, float] | None = None
     report: Report | None = None
     profile: ProfileReport | None = None
+    times: Mapping[str, int] | None = None

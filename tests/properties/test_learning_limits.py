@@ -11,10 +11,10 @@ from search.candidate import relax
 from search.data import image_data, matrix_data
 from search.gradient import Constraint, Learner
 from search.profile import Profile, profile
+from search.progress import Silent
 from search.recipe import Training
 from search.relaxation import Relaxation
 from search.resolved import resolve
-from search.run import Silent
 from search.spec import LearnerSettings
 from search.training import Phase, Problem, fit, weight_groups
 from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny

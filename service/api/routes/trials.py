@@ -73,7 +73,8 @@ def structure(search_id: str, number: Number, session: Reading) -> StructureAnsw
     """Give the network that a trial found, layer by layer."""
     network = jobs.network(session, search_id, number)
     search = jobs.get_search(session, search_id, now=clock(session))
-    return StructureAnswer.of(network, search.quantity, search.eligible)
+    costs = jobs.layer_costs(session, search_id, number)
+    return StructureAnswer.of(network, costs, search.eligible)
 
 
 @router.get("/{number}/structure.svg", response_class=Response)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from search.data import Data, image_data
+from search.progress import Silent
 from search.reference import Reference, load_reference, make_reference
 from search.resolved import ResolvedSearch, resolve
-from search.run import Silent
 from search.spec import SearchSpec
 from tests.unit.search.builders import part, tiny
 

@@ -13,7 +13,6 @@ from models.structured.output_error import output_error
 from models.structures import Dense
 from search.baselines import build_baseline, shrunk, uniform_ranks
 from search.evaluation import network_cost
-from search.profile import rank_cost
 from search.resolved import resolve
 from search.spec import BudgetUnreachable, BuiltBaseline
 from tests.unit.search.builders import tiny
@@ -55,7 +54,7 @@ def test_uniform_ranks_reach_every_budget_that_pays_for_rank_1(ratio: float) -> 
             continue
         resolved = resolve(tiny(budget={"absolute": budget}))
         ranks = uniform_ranks(resolved, budget)
-        costs = [rank_cost(p, r, resolved) for p, r in zip(resolved.layers, ranks, strict=True)]
+        costs = [resolved.low_rank(p, r) for p, r in zip(resolved.layers, ranks, strict=True)]
         assert min(ranks) >= 1
         assert sum(costs) <= budget
 

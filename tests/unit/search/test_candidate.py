@@ -15,7 +15,6 @@ from search.budget import group_cost, relaxed_cost
 from search.candidate import learn, learning_steps, relax, start_ranks
 from search.discretize import harden
 from search.gradient import Constraint
-from search.profile import rank_cost
 from search.progress import Progress
 from search.relaxation import round_support
 from search.scratch import relax_from_scratch
@@ -114,9 +113,9 @@ def test_any_settings_give_a_network_that_uses_the_budget_to_its_last_step(
     found, _ = learned(trained, tmp_path, settings=settings)
     resolved = trained.resolved
     layers = [layer for layer in found.layers if layer.name in resolved.eligible]
-    slack = resolved.budget - sum(layer_cost(layer, resolved.quantity) for layer in layers)
+    slack = resolved.budget - sum(layer_cost(layer, resolved.counted) for layer in layers)
     assert slack >= 0
-    steps = [smallest_step(layer, resolved.quantity) for layer in layers]
+    steps = [smallest_step(layer, resolved.counted) for layer in layers]
     assert all(slack < step for step in steps if step is not None)
 
 
@@ -140,7 +139,7 @@ def test_the_cost_is_the_budget_after_the_learning_and_stays_there(
             key = f"network.{layer.name}.{name}_support"
             assert all(torch.equal(tensors[key], frozen[0][key]) for tensors in frozen)
             sides[name] = round_support(frozen[0][key], length)
-        weight = layer_weight(layer, resolved.quantity)
+        weight = layer_weight(layer, resolved.counted)
         cost += weight * int(group_cost(sides["row"], sides["column"], SETTINGS.group).sum())
         at_most_a_step.append(weight * SETTINGS.group * (layer.rows + layer.columns))
         key = f"network.{layer.name}.row_factors"
@@ -164,7 +163,7 @@ def test_a_start_costs_about_the_excess_and_has_whole_groups(
     resolved = trained.resolved
     ranks = start_ranks(trained.reference.profile, resolved, settings)
     assert all(rank >= group and rank % group == 0 for rank in ranks)
-    ones = [rank_cost(layer, 1, resolved) for layer in resolved.layers]
+    ones = [resolved.low_rank(layer, 1) for layer in resolved.layers]
     cost = sum(rank * one for rank, one in zip(ranks, ones, strict=True))
     assert abs(cost - 1.5 * resolved.budget) <= sum(ones) * group
 

@@ -18,10 +18,11 @@ from search.candidate import learn
 from search.compute import DeviceMissing, Engine, find_device, moved
 from search.plan import planned_trials
 from search.profile import output_curvatures, second_moments
+from search.progress import Silent
 from search.recipe import Device
 from search.relaxation import RelaxedLinear
 from search.report import PLAIN, Execution
-from search.run import Silent, run_search, run_trial
+from search.run import run_search, run_trial
 from search.spec import LearnerSettings
 from search.training import Phase, Problem, fit, weight_groups
 from tests.unit.search.builders import tiny

@@ -22,9 +22,9 @@ from search.menu_making import build_item, make_menu, near_shares
 from search.profile import not_exchangeable
 from search.profile_report import LeftDense
 from search.profile_summary import summarise
+from search.progress import Silent
 from search.resolved import resolve
 from search.rules import Rule
-from search.run import Silent
 from search.settling import settle
 from search.spec import BudgetUnreachable
 from tests.unit.search.builders import tiny
@@ -139,7 +139,7 @@ def test_an_allocation_is_the_best_of_all_choices_within_the_budget_and_the_rule
         if one.layer.name in bound:
             known = (*resolved.structures, "dense")
             return item.kind in known and cost <= bound[one.layer.name].limit(
-                one.layer, resolved.quantity
+                resolved.dense(one.layer)
             )
         return cost >= 11 * tokens  # rank 1
 

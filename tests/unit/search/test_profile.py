@@ -17,7 +17,7 @@ from search.profile import (
     save_profile,
     second_moments,
 )
-from search.run import Silent
+from search.progress import Silent
 from tests.unit.search.conftest import Trained
 
 

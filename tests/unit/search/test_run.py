@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_forms, load_network, load_spec
-from models.cost import layer_cost, network_macs, network_parameters
+from models.cost import dense_cost, layer_cost, network_macs, network_parameters
 from models.deployment import with_forms
 from models.forms import ChosenForm, Form
 from models.spec import NetworkSpec
@@ -385,5 +385,7 @@ def test_rules_hold_in_every_trial(rules: list[dict[str, object]], tmp_path: Pat
         for layer in outcome.network.layers:
             if layer.name in bound:
                 assert layer.structure.kind in ("block_diagonal", "low_rank")
-                assert layer_cost(layer, "macs") <= bound[layer.name].limit(layer, "macs")
+                assert layer_cost(layer, "macs") <= bound[layer.name].limit(
+                    dense_cost(layer, "macs")
+                )
     assert all(outcome.state == "COMPLETE" for outcome in found.outcomes.values())

@@ -197,7 +197,7 @@ def test_an_unreachable_budget_names_the_smallest_one_and_that_one_works(quantit
     ranks = {layer.name: LowRank(rank=1) for layer in exactly.layers}
     network = exactly.network.with_structures(dict(ranks))
     eligible = [layer for layer in network.layers if layer.name in exactly.eligible]
-    assert sum(layer_cost(layer, exactly.quantity) for layer in eligible) == smallest
+    assert sum(layer_cost(layer, exactly.counted) for layer in eligible) == smallest
     by_ratio = {"ratio": float(named[2]), "quantity": quantity}
     assert resolve(tiny(**changes | {"budget": by_ratio})).budget >= smallest
     with pytest.raises(BudgetUnreachable):

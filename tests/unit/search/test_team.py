@@ -9,8 +9,8 @@ import torch
 
 from models.checkpoint import load_network, load_spec
 from search.plan import planned_trials
-from search.progress import Progress, Update
-from search.run import Silent, run_trial
+from search.progress import Progress, Silent, Update
+from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.team import Alone, Several, joining
 from search.trial import FinishedTrial, MemberLost, TrialOutcome

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.dashboard import pages
-from tests.serving import Service, begin, play, report_curve, serving
+from tests.serving import SPEC, Service, begin, play, report_curve, serving
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,44 @@ def test_a_finished_search_shows_its_evidence_and_its_winner(service: Service) -
     assert page.count("run dense") == page.count("run sliced") == 1
     assert f"/v1/searches/{search_id}/trials/3/structure.svg" in page
     assert "data-events" not in page
+
+
+def test_a_budget_in_time_shows_times_where_others_show_macs(service: Service) -> None:
+    search_id = service.submit(budget={"quantity": "latency", "ratio": 0.3})
+    listed = service.http.get("/").text
+    assert "30.0 % of latency" in listed
+    waiting = service.http.get(f"/v1/searches/{search_id}").json()
+    assert (waiting["budget"], waiting["dense_cost"]) == (300_000, 1_000_000)
+    assert waiting["smallest_cost"] is None
+    play(service, search_id)
+    page = " ".join(service.http.get(f"/view/{search_id}").text.split())
+    for words in (
+        "layers' latency ÷ dense",
+        "latency ÷ dense, predicted",
+        "0.65",
+        "for 30.0 % latency:",
+        "the searched layers take 2.00 ms dense, the whole network 4.00 ms",
+        "at least 12.0 % of that",
+        "15.0 %",  # what the winner's layers take
+    ):
+        assert words in page, words
+    ended = service.http.get(f"/v1/searches/{search_id}").json()
+    assert ended["smallest_cost"] == 120_000
+    structure = service.http.get(f"/v1/searches/{search_id}/trials/3/structure").json()
+    assert structure["cost"] == ended["best"]["cost"]
+    prices = [layer["share"] for layer in structure["layers"]]
+    assert prices == [pytest.approx(0.3, abs=1e-4), pytest.approx(0.3, abs=1e-4), None]
+
+
+def test_a_budget_in_time_that_cannot_be_kept_is_refused_with_its_field(service: Service) -> None:
+    body = SPEC | {
+        "budget": {"quantity": "latency", "ratio": 0.3},
+        "space": {"starts": ["scratch"]},
+    }
+    answer = service.http.post("/searches", json=body)
+    assert answer.status_code == 422
+    assert "space.starts" in answer.text
+    assert "take answer, output or uniform" in answer.text
 
 
 def test_a_running_search_is_live(service: Service) -> None:

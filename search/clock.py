@@ -1,0 +1,333 @@
+"""Measuring what layers take: the table of a search before anything is trained, then what is found.
+
+All is measured alone on the machine and kept, so that the same search on the same machine reads the
+same numbers and finds the same structures.
+"""
+
+import copy
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+from scipy.optimize import isotonic_regression
+from torch import Tensor, nn
+
+from models.checkpoint import write_text
+from models.deployment import HOPELESS, PAIRS, WARM_UP, Timer, deploy, finish, seconds_taken
+from models.forms import ChosenForm, LayerUse
+from models.networks.build import build_network
+from models.spec import LayerSpec, NetworkSpec
+from models.structured.build import build_layer
+from models.structures import Dense, Structure
+from models.structures.sizes import SHARES, Kind, grid, saves
+from search.evaluation import BATCH, alone
+from search.forms import load_choices, processor, save_choices
+from search.latency_table import DenseTime, LatencyTable, LayerShape, MeasuredUse, TimeCurve
+from search.progress import Progress, Update
+from search.resolved import ResolvedSearch
+from search.rules import smallest_member
+from search.spec import BudgetUnreachable
+from search.tightening import tightest
+from search.training import stop_if_asked
+
+TIMED_SHARES = (0.02, *SHARES)  # of the dense MACs: sizes that are timed, beside the smallest
+TOO_LONG = "whatever was chosen by the table took longer than the budget, once it was timed"
+
+_USES = TypeAdapter(tuple[MeasuredUse, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where and with what layers are timed; `kept` is the cache's folder for this machine.
+
+    `forms` is the file of the forms that were fastest, which the last trial deploys.
+    """
+
+    device: torch.device
+    lock: Path
+    kept: Path
+    forms: Path
+    batch: int
+    timer: Timer = seconds_taken
+
+    def costs(self, network: NetworkSpec, resolved: ResolvedSearch) -> dict[str, int]:
+        """Return what each searched layer takes, by its own measurement; made now, or kept."""
+        layers = {layer.name: layer for layer in network.layers}
+        wanted = {one.name: self._use(layers[one.name]) for one in resolved.layers}
+        shapes = {one.name: LayerShape.of(one) for one in resolved.layers}
+        known = self._known()
+        if any((wanted[name], shapes[name]) not in known for name in wanted):
+            with alone(self.lock):
+                known = self._known()
+                for name, use in wanted.items():
+                    if (use, shapes[name]) not in known:
+                        known[use, shapes[name]] = self._measure(use, shapes[name])
+                self.kept.mkdir(parents=True, exist_ok=True)
+                write_text(self._file, _USES.dump_json(tuple(known.values()), indent=1).decode())
+        found = {name: known[wanted[name], shapes[name]] for name in wanted}
+        self._tell_forms(found.values())
+        return {
+            layer.name: resolved.measured.of_ratio(layer, found[layer.name].ratio)
+            for layer in resolved.layers
+        }
+
+    @property
+    def _file(self) -> Path:
+        return self.kept / "uses.json"
+
+    def _known(self) -> dict[tuple[LayerUse, LayerShape], MeasuredUse]:
+        if not self._file.exists():
+            return {}
+        return {(one.use, one.dense): one for one in _USES.validate_json(self._file.read_bytes())}
+
+    def _use(self, layer: LayerSpec) -> LayerUse:
+        return LayerUse(
+            structure=layer.structure,
+            rows=layer.rows,
+            columns=layer.columns,
+            bias=layer.bias,
+            dtype="float32",
+            tokens=layer.tokens * self.batch,
+            device=str(self.device),
+        )
+
+    def _measure(self, use: LayerUse, dense: LayerShape) -> MeasuredUse:
+        """Time a layer, as it would be deployed, beside the dense one in whose place it stands."""
+        generator = torch.Generator().manual_seed(0)
+        same = (use.rows, use.columns, use.tokens) == (
+            *(dense.rows, dense.columns),
+            dense.tokens * self.batch,
+        )
+        if not isinstance(use.structure, Dense):
+            assert same, "only dense layers stand in place of larger ones"
+            module = self._layer(use.structure, dense)
+            found = deploy(module, tokens=use.tokens, generator=generator, timer=self.timer)
+            timed = found.timings.get(found.form)
+            ratio = 1.0 if timed is None else timed.ratio
+            return MeasuredUse(use=use, dense=dense, form=found.form, ratio=ratio)
+        ratio = 1.0
+        if not same:
+            shape = LayerShape(
+                rows=use.rows,
+                columns=use.columns,
+                tokens=use.tokens // self.batch,
+                bias=use.bias,
+            )
+            ratio = self._beside(shape, dense, generator)
+        return MeasuredUse(use=use, dense=dense, form="dense", ratio=ratio)
+
+    def _beside(self, one: LayerShape, other: LayerShape, generator: torch.Generator) -> float:
+        """Time a dense layer over another one, in pairs."""
+        modules = [self._layer(Dense(), shape) for shape in (one, other)]
+        inputs = [self._inputs(shape, generator) for shape in (one, other)]
+        with torch.inference_mode():
+            for module, x in zip(modules, inputs, strict=True):
+                self.timer(module, x)
+            ratios = [
+                self.timer(modules[0], inputs[0]) / self.timer(modules[1], inputs[1])
+                for _ in range(PAIRS)
+            ]
+        return statistics.median(ratios)
+
+    def _layer(self, structure: Structure, shape: LayerShape) -> nn.Module:
+        layer = build_layer(
+            structure,
+            rows=shape.rows,
+            columns=shape.columns,
+            bias=shape.bias,
+            generator=torch.Generator().manual_seed(0),
+        )
+        return layer.to(self.device).eval()
+
+    def _inputs(self, shape: LayerShape, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn(shape.tokens * self.batch, shape.columns, generator=generator)
+        return drawn.to(self.device)
+
+    def _tell_forms(self, found: Iterable[MeasuredUse]) -> None:
+        """Let the last trial deploy the forms that were priced."""
+        new = {one.use: one.form for one in found if not isinstance(one.use.structure, Dense)}
+        with alone(self.lock):
+            kept = {one.use: one.form for one in load_choices(self.forms)}
+            if any(kept.get(use) != form for use, form in new.items()):
+                both = kept | new
+                save_choices(self.forms, tuple(ChosenForm(use=u, form=f) for u, f in both.items()))
+
+    def table(
+        self,
+        network: NetworkSpec,
+        layers: Sequence[LayerSpec],
+        kinds: Iterable[Kind],
+        inputs: Tensor,
+        progress: Progress,
+    ) -> LatencyTable:
+        """Return what layers of these kinds take, from the cache or measured now.
+
+        Raises StoppedError between two kinds.
+        """
+        file = self.kept / "table.json"
+        with alone(self.lock):
+            if file.exists():
+                return LatencyTable.model_validate_json(file.read_bytes())
+            found = self._table(network, layers, sorted(set(kinds)), inputs, progress)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, found.model_dump_json(indent=1))
+        return found
+
+    def _table(
+        self,
+        network: NetworkSpec,
+        layers: Sequence[LayerSpec],
+        kinds: Sequence[Kind],
+        inputs: Tensor,
+        progress: Progress,
+    ) -> LatencyTable:
+        generator = torch.Generator().manual_seed(0)
+        shapes = list(dict.fromkeys(LayerShape.of(layer) for layer in layers))
+        whole = build_network(network, generator=generator).to(self.device).eval()
+        rounds = _in_network(whole, inputs[: self.batch], [layer.name for layer in layers])
+        pairs = [(shape, kind) for shape in shapes for kind in kinds if saves(kind) == "macs"]
+        curves = []
+        for index, (shape, kind) in enumerate(pairs):
+            stop_if_asked(progress)
+            progress.report(Update("timing", index, len(pairs), unit="kind"))
+            curves.append(self._curve(shape, kind))
+        return LatencyTable(
+            batch=self.batch,
+            network_seconds=statistics.median(taken for taken, _ in rounds),
+            dense=tuple(
+                DenseTime(
+                    shape=shape,
+                    seconds=statistics.median(
+                        times[layer.name]
+                        for _, times in rounds
+                        for layer in layers
+                        if LayerShape.of(layer) == shape
+                    ),
+                )
+                for shape in shapes
+            ),
+            curves=tuple(curve for curve in curves if curve is not None),
+        )
+
+    def _curve(self, shape: LayerShape, kind: Kind) -> TimeCurve | None:
+        """Time some sizes of a kind, from the cheapest up, until one is hopeless.
+
+        A rank more never takes less: what is measured otherwise is noise.
+        """
+        generator = torch.Generator().manual_seed(0)
+        sides = {"rows": shape.rows, "columns": shape.columns}
+        smallest = smallest_member(kind, **sides)
+        sizes = {
+            one.mac_count(**sides): one
+            for one in (smallest, *grid(kind, **sides, shares=TIMED_SHARES))
+            if one is not None
+        }
+        found: dict[int, float] = {}
+        for macs, structure in sorted(sizes.items()):
+            module = self._layer(structure, shape)
+            tokens = shape.tokens * self.batch
+            timed = deploy(module, tokens=tokens, generator=generator, timer=self.timer)
+            found[macs] = min((one.ratio for one in timed.timings.values()), default=1.0)
+            if found[macs] > HOPELESS and found[macs] > min(found.values()):
+                break
+        if not found:
+            return None
+        ratios = list(found.values())
+        if kind == "low rank":
+            ratios = isotonic_regression(ratios).x.tolist()
+        return TimeCurve(shape=shape, kind=kind, macs=tuple(found), ratios=tuple(ratios))
+
+
+def times_key(
+    network: NetworkSpec,
+    names: Sequence[str],
+    kinds: Iterable[Kind],
+    *,
+    threads: int,
+    device: torch.device,
+) -> str:
+    """Name what is measured by all that it depends on, in the network and on this machine."""
+    facts = {
+        "network": network.model_dump(mode="json"),
+        "layers": list(names),
+        "kinds": sorted(set(kinds)),
+        "batch": BATCH,
+        "threads": threads,
+        "device": str(device),
+        "matnas": version("matnas"),
+        "torch": torch.__version__,
+        "processor": processor(),
+        "cards": [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def within_time(
+    clock: Clock,
+    resolved: ResolvedSearch,
+    reference: nn.Module,
+    make: Callable[[ResolvedSearch], tuple[NetworkSpec, nn.Module]],
+) -> tuple[NetworkSpec, nn.Module]:
+    """Return what is made within the budget, as measured; what is no faster than dense stays so.
+
+    Raises BudgetUnreachable where nothing is found.
+    """
+
+    def attempt(target: int) -> tuple[tuple[NetworkSpec, nn.Module], int]:
+        made = make(resolved.model_copy(update={"budget": target}))
+        return made, sum(clock.costs(made[0], resolved).values()) - resolved.budget
+
+    found = tightest(resolved.budget, attempt)
+    if found is None:
+        raise BudgetUnreachable("budget", TOO_LONG)
+    spec, network = found
+    times = clock.costs(spec, resolved)
+    slow = [
+        layer.name
+        for layer in spec.layers
+        if layer.name in times
+        and times[layer.name] == resolved.measured.parts[layer.name]
+        and not isinstance(layer.structure, Dense)
+    ]
+    for name in slow:
+        network.set_submodule(name, copy.deepcopy(reference.get_submodule(name)))
+    return spec.with_structures(dict.fromkeys(slow, Dense())), network
+
+
+@torch.inference_mode()
+def _in_network(
+    network: nn.Module, inputs: Tensor, names: Sequence[str]
+) -> list[tuple[float, dict[str, float]]]:
+    """Time a network and, within its passes, the named layers: in seconds, pass by pass.
+
+    Alone, a layer finds its inputs in the cache and its outputs' memory ready.
+    """
+    began, taken = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+
+    def start(name: str) -> None:
+        finish(inputs.device)
+        began[name] = time.perf_counter()
+
+    def stop(name: str) -> None:
+        finish(inputs.device)
+        taken[name] = time.perf_counter() - began[name]
+
+    for name in names:
+        layer = network.get_submodule(name)
+        layer.register_forward_pre_hook(lambda *_, name=name: start(name))
+        layer.register_forward_hook(lambda *_, name=name: stop(name))
+    rounds = []
+    for _ in range(WARM_UP + PAIRS):
+        finish(inputs.device)
+        first = time.perf_counter()
+        network(inputs)
+        finish(inputs.device)
+        rounds.append((time.perf_counter() - first, dict(taken)))
+    return rounds[WARM_UP:]
