@@ -22,7 +22,7 @@ from models.structures import ToeplitzLike
 
 STEPS = 400  # of a fit, from the truncated displacement
 FITTED = 1e-18  # a relative squared error that is only rounding
-# A small squared error tells of a member that is padded, which is worth more steps.
+# A small squared error tells that it is near to a member, which is worth more steps.
 NEAR, FOUND, PATIENCE = 1e-2, 1e-9, 4
 
 
@@ -77,21 +77,22 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
         second_moment: Float[Tensor, "columns columns"] | None,
         generator: torch.Generator,
     ) -> None:
-        """Truncate the displacement, which is exact for a member without padding, then descend."""
+        """Truncate the displacement, which is exact for a member, then descend."""
         steps = affordable_steps(self, most=STEPS)
         target = weight.double()
         energy = output_error(target)
-        padded = functional.pad(
-            target, (0, self.widths - self.columns, 0, self.heights - self.rows)
-        )
         tall = self.heights > self.widths
-        displacement = displaced(padded.T).T if tall else displaced(padded)
+        flat = target.T if tall else target
+        length = max(self.heights, self.widths)
+        displacement = displaced(functional.pad(flat, (0, length - flat.shape[1])))
         left, singular, right = torch.linalg.svd(displacement, full_matrices=False)
-        scale = singular[: self.spec.rank].sqrt()
-        self.row_generator.copy_((left[:, : self.spec.rank] * scale).T)
-        self.column_generator.copy_(right[: self.spec.rank] * scale[:, None])
-        if output_error(target - self.to_dense().double()) > FITTED * energy:
-            self._rescale(target, None)
+        starts = [(left * singular, right)]
+        if length > flat.shape[1]:
+            starts.append(completed(flat, length=length, rank=self.spec.rank))
+        errors = [self._set_terms(terms, target) for terms in starts]
+        if errors[0] < errors[-1]:
+            self._set_terms(starts[0], target)
+        if min(errors) > FITTED * energy:
             error = descend(self, weight, steps=steps)
             if FOUND < error < NEAR:
                 descend(self, weight, steps=PATIENCE * steps)
@@ -114,6 +115,21 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
             "row_generator": self.spec.rank * self.heights,
         }
 
+    def _set_terms(self, terms: tuple[Tensor, Tensor], target: Tensor) -> float:
+        """Take over the leading terms of a displacement, at their best scale; the squared error."""
+        shorter, longer = terms
+        left, upper = torch.linalg.qr(shorter[:, : self.spec.rank])
+        inner, singular, right = torch.linalg.svd(
+            upper @ longer[: self.spec.rank], full_matrices=False
+        )
+        scale = singular.sqrt()
+        generators = (left @ inner * scale).T, right * scale[:, None]
+        tall = self.heights > self.widths
+        self.row_generator.copy_(generators[tall])
+        self.column_generator.copy_(generators[not tall])
+        self._rescale(target, None)
+        return float(output_error(target - self.to_dense().double()))
+
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
         """The best multiple of what is there: never worse than zero, nor than it was."""
         best = best_scale(self.to_dense(), target, moment)
@@ -128,6 +144,27 @@ def displaced(
     shifted = matrix.roll((-1, -1), (0, 1))
     shifted[:, -1] *= -1
     return matrix - shifted
+
+
+def completed(
+    matrix: Float[Tensor, "shorter longer"], *, length: int, rank: int
+) -> tuple[Float[Tensor, "shorter rank"], Float[Tensor, "rank length"]]:
+    """Terms of the displacement of a matrix whose longer side is yet to be padded to this length.
+
+    All columns of the displacement but those that touch the padding are known, and for a member
+    their space is that of all. What is left is linear: a wrapped diagonal sums up to twice its
+    start.
+    """
+    longer = matrix.shape[1]
+    known = displaced(matrix)[:, :-1]
+    space, singular, right = torch.linalg.svd(known, full_matrices=False)
+    space = space[:, :rank]
+    inner = functional.pad(singular[:rank, None] * right[:rank], (0, length - longer + 1))
+    due = matrix[:, :1] - unshifted(space @ inner)[:, :1]
+    touching = torch.cat([space.roll(-place, 0) for place in range(longer - 1, length)], 1)
+    found = torch.linalg.lstsq(touching, 2 * due, driver="gelsd").solution
+    inner[:, longer - 1 :] = found.view(-1, space.shape[1]).T
+    return space, inner
 
 
 def unshifted(

@@ -51,11 +51,8 @@ FAMILIES = (
         lambda _width: [ToeplitzLike(rank=2), ToeplitzLike(rank=5)],
         exempt={
             "a FLOP counter sees the MACs": FOURIER,
-            "a member is projected onto itself": "where the longer side is padded, what is cropped "
-            "is free, and no closed form completes the displacement",
             "one step moves features as a dense layer's": SHARED,
         },
-        padded=lambda _structure, rows, columns: max(rows, columns) % min(rows, columns) > 0,
         fits=6,
     ),
 )
