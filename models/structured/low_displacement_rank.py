@@ -7,7 +7,7 @@ u     runs over the longer side n. W - A W B = G H^T - A^n G H^T B^n, which is a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from typing import final
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear
 from models.structured.descent import affordable_steps, best_of_restarts, descend
+from models.structured.displacement_operators import promising_starts
 from models.structured.low_displacement_fit import MOST, affordable_settling, settled
 from models.structured.output_error import best_scale, regularised
 from models.structured.weighted_shifts import applied, krylov, shifted_sum
@@ -29,6 +30,7 @@ RESTARTS, STEPS = 3, 200  # of a plain fit
 # Gauss-Newton steps arrive within some ten where thousands of descent do not. They are for small
 # matrices; a large one descends so many times longer.
 NEAR, GOOD, FOUND, PATIENCE = 1e-1, 1e-5, 1e-8, 6
+SEARCHES, MORE_SEARCHES, CLOSE = 24, 48, 2.5e-3  # of operators; more only for what is this near
 AWARE_STEPS = 60  # of the fit to the outputs that follows it
 JITTER = 0.2  # of the operators' weights where a fit starts anew
 
@@ -64,13 +66,7 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         with torch.autocast(self.row_generator.device.type, enabled=False):
             dtype = self.row_generator.dtype
             exact = dtype if dtype == torch.float64 else torch.float32
-            tensors = (
-                self.row_operator,
-                self.column_operator,
-                self.row_generator,
-                self.column_generator,
-            )
-            row, column, left, right = (tensor.to(exact) for tensor in tensors)
+            row, column, left, right = (tensor.to(exact) for tensor in self._tensors())
             terms = max(self.rows, self.columns)
             if self.spec.operators == "subdiagonal":
                 return shifted_sum(row[0], column[0], left.T @ right, terms).to(dtype)
@@ -95,7 +91,7 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         )
         numbers = self.spec.parameter_count(rows=self.rows, columns=self.columns)
         if numbers < weight.numel() and FOUND < error < NEAR:
-            self._follow_the_valley(target, start, PATIENCE * steps)
+            self._follow_the_valley(target, start, PATIENCE * steps, generator)
         if second_moment is not None:
             self._rescale(target, regularised(second_moment))
             steps = min(steps, AWARE_STEPS)
@@ -118,6 +114,14 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
             "column_generator": self.columns,
             "row_generator": self.spec.rank * max(self.rows, self.columns),
         }
+
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return (
+            self.row_operator,
+            self.column_operator,
+            self.row_generator,
+            self.column_generator,
+        )
 
     def _finer(self) -> dict[str, float]:
         """An operator acts as often as a side is long: of 64 x 96 noise .87 is left, else .92."""
@@ -145,31 +149,52 @@ class LowDisplacementRankLinear(StructuredLinear[LowDisplacementRank]):
         self.column_generator.copy_(right[: self.spec.rank] * scale[:, None])
         self._rescale(target, None)
 
-    def _follow_the_valley(self, target: Tensor, start: Callable[[int], None], steps: int) -> None:
-        """Settle from here or, where that ends too early, from the starts; the best is kept."""
-        tensors = (
-            self.row_operator,
-            self.column_operator,
-            self.row_generator,
-            self.column_generator,
-        )
-        numbers = sum(tensor.numel() for tensor in tensors)
+    def _follow_the_valley(
+        self,
+        target: Tensor,
+        start: Callable[[int], None],
+        steps: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Settle from here or, where that ends too early, from other starts; the best is kept.
+
+        First come operators for which the matrix's own displacement has a low rank, which tell a
+        member from a matrix that is only near to one.
+        """
+        numbers = sum(tensor.numel() for tensor in self._tensors())
         newton_steps = affordable_settling(target.numel(), numbers)
         if not newton_steps:
             descend(self, target, steps=steps, finer=self._finer())
             return
-        tries = []
-        for attempt in range(1 + RESTARTS if newton_steps == MOST else 1):
-            if attempt:
-                start(attempt - 1)
-            found, error = settled(
-                target, [tensor.double() for tensor in tensors], newton_steps, FOUND
-            )
+        tries: list[tuple[float, list[Tensor]]] = []
+
+        def is_found(tensors: list[Tensor]) -> bool:
+            found, error = settled(target, tensors, newton_steps, FOUND)
             tries.append((error, found))
-            if error < GOOD:
-                break
+            return error < GOOD
+
+        other = generator.clone_state()  # the restarts stay what they are without searches
+        bands, rank = len(self.row_operator), self.spec.rank
+
+        def promising(most: int) -> Iterator[list[Tensor]]:
+            for tensors in promising_starts(
+                target, bands=bands, rank=rank, most=most, generator=other
+            ):
+                if settled(target, tensors, 0, FOUND)[1] < NEAR:
+                    yield tensors
+
+        def starts() -> Iterator[list[Tensor]]:
+            yield [tensor.double() for tensor in self._tensors()]
+            yield from promising(SEARCHES)
+            for attempt in range(RESTARTS if newton_steps == MOST else 0):
+                start(attempt)
+                yield [tensor.double() for tensor in self._tensors()]
+            if min(error for error, _ in tries) < CLOSE:
+                yield from promising(MORE_SEARCHES)
+
+        any(is_found(tensors) for tensors in starts())
         _, best = min(tries, key=itemgetter(0))
-        for tensor, value in zip(tensors, best, strict=True):
+        for tensor, value in zip(self._tensors(), best, strict=True):
             tensor.copy_(value)
 
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:

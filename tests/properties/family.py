@@ -40,6 +40,7 @@ class Family:
     smallest: int = 1
     exempt: Mapping[Law, str] = field(default_factory=dict)
     padded: Callable[[Structure, int, int], bool] | None = None
+    bounded: Callable[[Structure], bool] | None = None
     curve: Callable[[Tensor, Tensor | None], ErrorCurve] | None = None
     fits: int = 25  # examples of a law that projects: fewer where a projection takes long
 

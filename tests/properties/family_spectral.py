@@ -56,6 +56,12 @@ def padded(structure: Structure, rows: int, columns: int) -> bool:
     return (prod(structure.row_modes), prod(structure.column_modes)) != (rows, columns)
 
 
+def bounded(structure: Structure) -> bool:
+    """Whether it clips singular values."""
+    assert isinstance(structure, Sttp | Svdp)
+    return structure.spectrum == "bounded"
+
+
 def ranks(rows: int, columns: int, spectra: list[Spectrum]) -> st.SearchStrategy[Structure]:
     return st.builds(
         Svdp, rank=st.integers(1, min(rows, columns)), spectrum=st.sampled_from(spectra)
@@ -115,6 +121,7 @@ def family(
         ),
         exempt=exempt,
         padded=padded if train else None,
+        bounded=None if unit else bounded,
         curve=None if train or unit else svdp.error_curve,
         fits=10,
     )
