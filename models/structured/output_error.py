@@ -3,6 +3,7 @@
 C = E[x x^T] is the second moment of the layer's inputs; without one, inputs are taken as white.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -30,6 +31,15 @@ def output_error(
     return ((difference @ second_moment) * difference).sum()
 
 
+@dataclass(frozen=True, slots=True)
+class _Outputs:
+    """W C of the matrix that asked last, and its state then."""
+
+    matrix: "weakref.ref[Tensor]"
+    state: State
+    product: Tensor
+
+
 @dataclass(slots=True)
 class _Known:
     """What was found of a second moment, as long as nobody has changed it."""
@@ -37,10 +47,7 @@ class _Known:
     state: State
     share: float
     moment: Tensor
-    # Of the matrix that asked last, and its state.
-    matrix: "weakref.ref[Tensor] | None" = None
-    matrix_state: State | None = None
-    outputs: Tensor | None = None
+    outputs: _Outputs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,21 @@ class _Latest:
     value: object
 
 
+class _LatestOfThread(threading.local):
+    """By the second moment, but one for all of them: what is kept here may be as large as C.
+
+    Layers are fitted side by side, and would throw away what the others are about to ask for.
+    """
+
+    def __init__(self) -> None:
+        self.kept = WeakIdKeyDictionary()
+
+
 T = TypeVar("T")
 
 # Each structure that is tried on a layer asks for the same: a second for 3,072 columns.
 _KNOWN = WeakIdKeyDictionary()
-# By the second moment. One for all of them: what is kept here may be as large as C.
-_LATEST = WeakIdKeyDictionary()
+_LATEST = _LatestOfThread()
 
 
 def regularised(
@@ -84,11 +100,11 @@ def outputs(
         return weight.detach().double() @ regularised(second_moment)
     known = _known(second_moment, REGULARISATION)
     now = state(weight)
-    asked = known.matrix is not None and known.matrix() is weight
-    if known.outputs is None or not asked or known.matrix_state != now:
-        known.outputs = weight.detach().double() @ known.moment
-        known.matrix, known.matrix_state = weakref.ref(weight), now
-    return known.outputs
+    last = known.outputs  # read once: another thread may ask for another matrix's meanwhile
+    if last is None or last.matrix() is not weight or last.state != now:
+        last = _Outputs(weakref.ref(weight), now, weight.detach().double() @ known.moment)
+        known.outputs = last
+    return last.product
 
 
 def latest(
@@ -97,19 +113,19 @@ def latest(
     second_moment: Float[Tensor, "columns columns"] | None,
     find: Callable[[], T],
 ) -> T:
-    """What `find` finds of this matrix and C; kept until anything else is asked for.
+    """What `find` finds of this matrix and C; kept until the thread asks for anything else.
 
     The answer must not be changed in place.
     """
     if second_moment is None or weight.is_inference() or second_moment.is_inference():
         return find()
     states = state(weight), state(second_moment)
-    kept: _Latest | None = _LATEST.get(second_moment)
+    kept: _Latest | None = _LATEST.kept.get(second_moment)
     if kept and kept.matrix() is weight and (kept.subject, kept.states) == (subject, states):
         return cast("T", kept.value)
-    _LATEST.clear()
+    _LATEST.kept.clear()
     value = find()
-    _LATEST[second_moment] = _Latest(subject, weakref.ref(weight), states, value)
+    _LATEST.kept[second_moment] = _Latest(subject, weakref.ref(weight), states, value)
     return value
 
 

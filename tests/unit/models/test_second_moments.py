@@ -1,5 +1,7 @@
 """What is kept of a second moment is given up as soon as it, or the matrix, is another."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -72,6 +74,15 @@ def test_what_was_found_last_is_found_once_until_anything_is_another() -> None:
     ask("rank")
     ask("rank")
     assert len(found) == 5
+
+
+def test_what_was_found_last_stays_while_another_thread_asks_for_something_else() -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    first = latest("rank", weight, second_moment, object)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(latest, "rank", drawn(3, 5, seed=1), moment(5), object).result()
+    assert other is not first
+    assert latest("rank", weight, second_moment, object) is first
 
 
 def test_outputs_of_a_singular_second_moment_are_those_of_it_as_it_is() -> None:
