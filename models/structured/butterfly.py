@@ -104,7 +104,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             self.mixes.copy_(mixes + scale * noise)
             self._rescale(weight, None)
             if not is_closed and self._takes_newton:
-                self.mixes.copy_(self._refined(self.mixes.double(), weight, steps=NEWTON_STEPS))
+                self.mixes.copy_(self._refined(self.mixes.double(), weight))
 
         restarts = 1 if is_closed else 2
         steps = STEPS_IF_SMALL if self.side <= SMALL else STEPS
@@ -193,7 +193,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             found = _parts(factors)
         error = self._relative_error(found, weight)
         if self.side <= SMALL and error <= HOPEFUL:
-            found = self._refined(found, weight, steps=NEWTON_STEPS)
+            found = self._refined(found, weight)
             error = self._relative_error(found, weight)
         return found if error <= NEAR else None
 
@@ -208,8 +208,6 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         self,
         mixes: Float[Tensor, "parts copies factors pairs 2 2"],
         weight: Float[Tensor, "rows columns"],
-        *,
-        steps: int,
     ) -> Float[Tensor, "parts copies factors pairs 2 2"]:
         order = list(
             strides(self.levels, self.spec.blocks, increasing=self.spec.strides == "increasing")
@@ -217,7 +215,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         matrices, seen = self._squares(weight), self._squares(torch.ones_like(weight)) > 0
         numbers = mixes[0] if len(mixes) == 1 else torch.complex(*mixes)
         found = [
-            refined(copy, order, Target(matrix, told.any(1), told.any(0)), steps=steps)
+            refined(copy, order, Target(matrix, told.any(1), told.any(0)), steps=NEWTON_STEPS)
             for copy, matrix, told in zip(numbers, matrices, seen, strict=True)
         ]
         return _parts(torch.stack(found))
