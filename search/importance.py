@@ -6,19 +6,17 @@ the best candidates' values are from all candidates' values.
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-    get_param_importances,
-)
 from optuna.samplers import RandomSampler
 
 from search.report import Importance
 from search.spec import SearchSpec
 from search.study import distributions, empty_study, tell, tellable
 from search.trial import FinishedTrial
+
+if TYPE_CHECKING:
+    from optuna.importance import BaseImportanceEvaluator
 
 FEWEST = 4  # candidates below which the answers would be noise alone
 BEST = 0.25  # the share of the candidates that PED-ANOVA compares with all
@@ -33,10 +31,17 @@ def importances(
     drawn = [name for name, values in distributions(spec).items() if not values.single()]
     if told < FEWEST or not drawn:
         return ()
+    # This loads scikit-learn and pandas: a third of a process' start, which one trial of all needs.
+    from optuna.importance import (  # noqa: PLC0415
+        FanovaImportanceEvaluator,
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
+
     study = empty_study(RandomSampler(seed=0))
     tell(study, complete, spec, objectives=("validation_loss",))
 
-    def shares(evaluator: BaseImportanceEvaluator) -> dict[str, float]:
+    def shares(evaluator: "BaseImportanceEvaluator") -> dict[str, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return get_param_importances(study, evaluator=evaluator, params=drawn)

@@ -2,17 +2,20 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import frontier, latency, layers, tables
+from benchmarks import frontier, latency, layers, tables, workers
 from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
 from benchmarks.sizes import NAMES, chosen
 from benchmarks.timing import FEWEST, ratio, rounds_of
 from models.structures.sizes import Kind, largest_within
+from search.plan import planned_trials
+from search.spec import SearchSpec
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -158,3 +161,29 @@ def test_the_frontier_pairs_every_contender_with_ours_by_seed() -> None:
     assert isinstance(over, dict)
     assert [round(spread["mean"], 6) for spread in over.values()] == [0.1, 0.2, 0.3, 0.4]
     assert all(spread["deviation"] < 1e-9 for spread in over.values())
+
+
+def ran(workers_: int, *spans: tuple[int, int], found: str = "low rank") -> workers.Run:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    times = [(begin + timedelta(seconds=a), begin + timedelta(seconds=b)) for a, b in spans]
+    kinds = {"reference": times[:1], "candidate": times[1:-1], "measurement": times[-1:]}
+    return workers.Run(workers_, float(spans[-1][1]), kinds, [("candidate 1", found)])
+
+
+def test_a_second_worker_is_compared_by_time_idleness_and_what_is_found() -> None:
+    one = ran(1, (0, 2), (2, 12), (12, 22), (22, 24))
+    two = ran(2, (0, 2), (2, 12), (4, 12), (12, 14))
+    line = workers.told([one, two, two], start=3.0)
+    assert line["ratio"] == round(14 / 24, 3)
+    assert line["idle"] == [0, 0.1, 0.1]
+    assert line["same_structures"] is True
+    other = ran(2, (0, 2), (2, 12), (4, 12), (12, 14), found="Monarch")
+    assert workers.told([one, two, other], start=3.0)["same_structures"] is False
+
+
+def test_the_search_for_two_workers_has_twelve_trials_of_which_two_may_run_at_once() -> None:
+    for changes, trials in ((workers.SPEC, 12), (workers.QUICK, 4)):
+        spec = SearchSpec.model_validate(dict(workers.SPEC) | dict(changes))
+        kinds = [trial.kind for trial in planned_trials(spec)]
+        assert sum(kind in workers.TRAINED for kind in kinds) == trials
+        assert spec.compute.parallel == 2
