@@ -4,6 +4,7 @@ import copy
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import partial
 from typing import assert_never
 
 import torch
@@ -16,15 +17,18 @@ from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
 from models.structures import LowRank, Structure
-from search.clock import Clock, within_time
+from search.clock import Clock
 from search.families import KINDS, Family, best_member, best_of
 from search.in_time import members_in_time, ranks_in_time
 from search.menu_making import build_item
 from search.profile import LayerProfile, Profile
 from search.resolved import ResolvedSearch
 from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
+from search.within_time import within_time
 
 Built = tuple[NetworkSpec, nn.Module]
+# What a layer was projected on, by its name: not again for another choice of the other layers.
+Projections = dict[tuple[str, tuple[Structure, ...]], StructuredLinear]
 
 # Low rank with learned ranks: whole ranks leave data-aware factors of twice the budget, those first
 # whose squared first-order change of the loss is least for what they cost.
@@ -51,14 +55,13 @@ def build_baseline(
 
     Under a budget in time `clock` says whether it is within it; layers better run dense stay so.
     """
-    if clock is None or name == "dense_shrunk":
-        return _built(name, reference, measured, resolved, generator=generator, clock=clock)
-    return within_time(
-        clock,
-        resolved,
-        reference,
-        lambda target: _built(name, reference, measured, target, generator=generator, clock=clock),
+    known: Projections = {}
+    build = partial(
+        _built, name, reference, measured, generator=generator, clock=clock, known=known
     )
+    if clock is None or name == "dense_shrunk":
+        return build(resolved)
+    return within_time(clock, resolved, reference, build)
 
 
 def _built(
@@ -69,6 +72,7 @@ def _built(
     *,
     generator: torch.Generator,
     clock: Clock | None,
+    known: Projections,
 ) -> Built:
     match name:
         case "dense_shrunk":
@@ -84,9 +88,9 @@ def _built(
             ranks, _ = measured.allocate_ranks(resolved, resolved.budget, "output")
             return exchanged(reference, resolved, low_rank_layers(measured, resolved, ranks))
         case "block_diagonal" | "monarch" | "btt" | "blast" | "tensor_train":
-            return exchanged(reference, resolved, _uniform(name, measured, resolved))
+            return exchanged(reference, resolved, _uniform(name, measured, resolved, known))
         case "allocated_structures":
-            return exchanged(reference, resolved, allocated(measured, resolved))
+            return exchanged(reference, resolved, allocated(measured, resolved, known))
         case _:
             assert_never(name)
 
@@ -166,24 +170,38 @@ def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
 
 
 def _uniform(
-    family: Family, measured: Profile, resolved: ResolvedSearch
+    family: Family, measured: Profile, resolved: ResolvedSearch, known: Projections
 ) -> dict[str, StructuredLinear]:
     """Give every layer the same share of its dense cost."""
     if resolved.quantity == "latency":
         chosen = members_in_time(resolved, KINDS[family], resolved.budget)
-        return {
-            p.layer.name: best_of(p, chosen[p.layer.name])
-            for p in measured.layers
-            if chosen[p.layer.name]
-        }
+        found = {}
+        for p in measured.layers:
+            key = p.layer.name, chosen[p.layer.name]
+            if key[1]:
+                if key not in known:
+                    known[key] = best_of(p, key[1])
+                found[p.layer.name] = known[key]
+        return found
     share = resolved.budget / resolved.dense_cost
     return {p.layer.name: best_member(family, p, share) for p in measured.layers}
 
 
-def allocated(measured: Profile, resolved: ResolvedSearch) -> dict[str, StructuredLinear]:
+def allocated(
+    measured: Profile, resolved: ResolvedSearch, known: Projections | None = None
+) -> dict[str, StructuredLinear]:
     """Give every layer what the allocation over the whole menu chooses for it."""
-    items = measured.menu.allocate(resolved, resolved.budget).items
-    return {p.layer.name: build_item(p, items[p.layer.name]) for p in measured.layers}
+    menu = measured.menu.priced(resolved) if resolved.quantity == "latency" else measured.menu
+    items = menu.allocate(resolved, resolved.budget).items
+    made: Projections = {} if known is None else known
+    found = {}
+    for p in measured.layers:
+        item = items[p.layer.name]
+        key = p.layer.name, (item.structure,)
+        if key not in made:
+            made[key] = build_item(p, item)
+        found[p.layer.name] = made[key]
+    return found
 
 
 def shrunk(resolved: ResolvedSearch, clock: Clock | None = None) -> NetworkSpec:

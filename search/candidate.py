@@ -13,8 +13,8 @@ from models.spec import LayerSpec, MatrixTask, NetworkSpec
 from models.structured.base import StructuredLinear
 from models.structured.descent import descend
 from search.alternatives import Mixture, Start, allocate_mixtures
-from search.baselines import allocated, exchanged, uniform_ranks
-from search.clock import Clock, within_time
+from search.baselines import Projections, allocated, exchanged, uniform_ranks
+from search.clock import Clock
 from search.discretize import bake, harden
 from search.filling import fill_groups, fill_merged
 from search.fitting import best_fit
@@ -27,6 +27,7 @@ from search.resolved import ResolvedSearch
 from search.scratch import relax_from_scratch, scratch_groups
 from search.spec import LearnerSettings, MetricName
 from search.training import Phase, Problem, evaluate, fit, learning_rate_share, weight_groups
+from search.within_time import within_time
 
 POLISH = 1000  # steps of descent that a single matrix's candidate ends with
 
@@ -246,11 +247,12 @@ def _chosen(
         best = best_fit(p.weight, p.layer, resolved, seed=problem.seed, progress=train.progress)
         spec, network = exchanged(reference, resolved, {p.layer.name: best})
     elif train.clock is not None:
+        known: Projections = {}
         spec, network = within_time(
             train.clock,
             resolved,
             reference,
-            lambda target: exchanged(reference, resolved, allocated(measured, target)),
+            lambda target: exchanged(reference, resolved, allocated(measured, target, known)),
         )
     else:
         static = settings.model_copy(update={"start_excess": 1.0, "group": 1})

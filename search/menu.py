@@ -31,6 +31,11 @@ class MenuItem(Spec):
     harm: float
     latency: NonNegativeInt | None = None
 
+    def timed(self, layer: LayerSpec, resolved: ResolvedSearch) -> "MenuItem":
+        """The same item with its time by a search's prices."""
+        time = resolved.measured.estimate(layer, self.kind, self.macs)
+        return self.model_copy(update={"latency": time})
+
     def cost(self, layer: LayerSpec, quantity: Quantity) -> int:
         """What the item costs the network in a search's quantity."""
         if quantity == "latency":
@@ -89,6 +94,18 @@ class Menu(Spec):
     def without(self, names: Sequence[str]) -> "Menu":
         """The menus of the other layers."""
         return Menu(layers=tuple(one for one in self.layers if one.layer.name not in names))
+
+    def priced(self, resolved: ResolvedSearch) -> "Menu":
+        """The same menus with every item's time by a search's prices."""
+        return Menu(
+            layers=tuple(
+                LayerMenu(
+                    layer=one.layer,
+                    items=tuple(item.timed(one.layer, resolved) for item in one.items),
+                )
+                for one in self.layers
+            )
+        )
 
     def allocate(self, resolved: ResolvedSearch, budget: int) -> MenuAllocation:
         """Choose every layer's item for the least total harm within the budget and the rules.

@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 
 from models.checkpoint import write_text
 from models.frozen import Spec
-from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.curves import error_curve
@@ -144,13 +143,8 @@ def _layer_menu(
             }
             items += [_item(kind, p, fit) for fit in fitted.values()]
     if resolved.quantity == "latency":
-        items = [_timed(item, layer, resolved) for item in items]
+        items = [item.timed(layer, resolved) for item in items]
     return LayerMenu(layer=layer, items=tuple(items)), fits
-
-
-def _timed(item: MenuItem, layer: LayerSpec, resolved: ResolvedSearch) -> MenuItem:
-    time = resolved.measured.estimate(layer, item.kind, item.macs)
-    return item.model_copy(update={"latency": time})
 
 
 def _item(kind: MenuKind, p: LayerProfile, fit: Fit) -> MenuItem:

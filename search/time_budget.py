@@ -7,7 +7,7 @@ import torch
 
 from models.checkpoint import write_text
 from models.structures.sizes import Kind
-from search.clock import TOO_LONG, Clock, times_key
+from search.clock import Clock, times_key
 from search.data import Data
 from search.evaluation import BATCH
 from search.families import KINDS
@@ -19,6 +19,7 @@ from search.resolved import ResolvedSearch, check_in_time
 from search.settling import Settled, settle
 from search.spec import BudgetUnreachable, SearchSpec
 from search.tightening import tightest
+from search.within_time import TOO_LONG
 
 
 def make_clock(

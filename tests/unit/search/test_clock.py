@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.structures import Dense, LowRank
+from models.structures import BlockDiagonal, Dense, LowRank
 from models.structures.sizes import Kind
 from search.baselines import build_baseline
 from search.candidate import learn
@@ -24,6 +24,7 @@ from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
 from search.tightening import tightest
 from search.time_budget import settle_in_time
 from search.training import Problem
+from search.within_time import corrected
 from tests.unit.search.builders import tiny
 from tests.unit.search.conftest import Trained
 
@@ -202,3 +203,43 @@ def test_the_tightest_target_is_found_whatever_the_estimate_is_off_by(slope: flo
 
 def test_where_nothing_fits_nothing_is_found() -> None:
     assert tightest(1000, lambda target: (target, 100)) is None
+
+
+@pytest.mark.parametrize("name", ["allocated_structures", "allocated_low_rank"])
+def test_a_size_that_was_thought_to_be_faster_than_it_is_does_not_stay_in_the_way(
+    name: BuiltBaseline, trained: Trained, tmp_path: Path
+) -> None:
+    clock, resolved, reference = in_time(trained, tmp_path, 0.6)
+    prices = resolved.measured
+    # One size in each curve was timed at a hundredth of what it takes.
+    curves = [
+        curve.model_copy(
+            update={"ratios": tuple(r / 100 if i == 1 else r for i, r in enumerate(curve.ratios))}
+        )
+        for curve in prices.table.curves
+    ]
+    table = prices.table.model_copy(update={"curves": tuple(curves)})
+    mistaken = resolved.priced(Prices.of(table, resolved.layers))
+    spec, _ = build_baseline(
+        name,
+        reference.network,
+        reference.profile,
+        mistaken,
+        generator=torch.Generator().manual_seed(0),
+        clock=clock,
+    )
+    assert 0.7 * resolved.budget < sum(clock.costs(spec, resolved).values()) <= resolved.budget
+
+
+def test_what_was_timed_corrects_the_curve_of_its_kind_alone(
+    trained: Trained, tmp_path: Path
+) -> None:
+    _, resolved, _ = in_time(trained, tmp_path, 0.6)
+    network = resolved.network.with_structures({"layers.0": BlockDiagonal(blocks=2)})
+    layer, part = resolved.layers[0], resolved.measured.parts["layers.0"]
+    new = corrected(resolved.measured, network, resolved, {"layers.0": part // 4})
+    macs = BlockDiagonal(blocks=2).mac_count(rows=16, columns=64)
+    assert new.estimate(layer, "block diagonal", macs) == pytest.approx(part // 4, abs=1)
+    before = {(one.shape, one.kind): one for one in resolved.measured.table.curves}
+    changed = [one for one in new.table.curves if one != before[one.shape, one.kind]]
+    assert [one.kind for one in changed] == ["block diagonal"]

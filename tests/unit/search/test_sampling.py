@@ -175,3 +175,19 @@ def test_failed_cancelled_and_lost_candidates_do_not_mislead_the_sampler() -> No
         finished(4, loss=None, state="PRUNED", curve=((10, 2.0),)),
     ]
     assert propose(searched(), candidate(5), history) is not None
+
+
+def test_under_a_budget_in_time_the_menu_comes_first_and_then_ranks_are_learned() -> None:
+    spec = tiny(budget={"quantity": "latency", "ratio": 0.5}, compute={"trials": 6})
+    history: list[FinishedTrial] = []
+    for planned in (one for one in planned_trials(spec) if one.kind == "candidate"):
+        settings = propose(spec, planned, history)
+        assert settings is not None
+        assert (settings.pieces, settings.gaudi) == ("ranks", False)
+        assert settings.structures == ("rectangles" if history else "menu")
+        # What has no effect keeps the space's own value.
+        own = spec.space.learner
+        assert (settings.sigma_start, settings.shrink) == (own.sigma_start, own.shrink)
+        loss = 1.0 / planned.number
+        history.append(FinishedTrial(planned, "COMPLETE", settings, loss, (), None))
+    assert len({one.settings.start_excess for one in history if one.settings}) > 3
