@@ -208,7 +208,7 @@ def _relaxed(
 
     def after_step(step: int) -> None:
         learner.after_step(step, rate * learning_rate_share(step, total))
-        team.follow(supports["params"])
+        team.follow(relaxation.decisions())
 
     fit(
         network,

@@ -170,6 +170,16 @@ class Relaxation:
         rounded = round_to_samples(supports, length)
         return gaudi_mask(rounded[:, 0], rounded[:, 1], length, self.sigma * length)
 
+    def decisions(self) -> list[Tensor]:
+        """Return all that says what the structure is by now: supports, and which alternatives live.
+
+        On several processes they must be the same, and equal gradients are not equal to a bit
+        everywhere.
+        """
+        layers = self.layers.values()
+        supports = [one for layer in layers for one in (layer.row_support, layer.column_support)]
+        return [*supports, *(one.lives for one in layers if one.alternative is not None)]
+
     def structural_group(self, factor: float) -> dict[str, Any]:
         """Group the supports for the optimiser, as published: no momentum, no decay."""
         supports = [p for m in self.layers.values() for p in (m.row_support, m.column_support)]

@@ -6,21 +6,27 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from torch import nn
 
 from models.checkpoint import load_network, load_spec
+from search.candidate import starts
 from search.plan import planned_trials
 from search.progress import Progress, Silent, Update
+from search.reference import load_reference
+from search.relaxation import Relaxation
+from search.resolved import resolve
 from search.run import run_trial
-from search.spec import LearnerSettings, SearchSpec
+from search.spec import LearnerSettings, SearchSpec, StructuresName
 from search.team import Alone, Several, joining
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
-from tests.unit.search.builders import Listener, tiny
+from tests.unit.search.builders import Listener, relaxed, tiny
 
 REFERENCE, BASELINE, CANDIDATE = range(3)
 
 
 def spec(processes: int) -> SearchSpec:
     return tiny(
+        budget={"ratio": 0.3},
         compute={"trials": 1, "epochs": 2, "reference_epochs": 2, "processes": processes},
         space={"baselines": ["block_diagonal"]},
     )
@@ -62,6 +68,15 @@ def reference(home: Path) -> FinishedTrial:
     return FinishedTrial(planned, "COMPLETE", None, loss, (), home / "0-1")
 
 
+def alternatives(reference: FinishedTrial, settings: LearnerSettings) -> int:
+    """Count the layers that begin with an alternative."""
+    resolved = resolve(spec(1)).under(0)
+    assert reference.folder is not None
+    profile = load_reference(reference.folder, resolved).profile
+    begun = starts(profile, resolved, settings)
+    return sum(start.mixture.alternative is not None for start in begun)
+
+
 def members() -> list[psutil.Process]:
     return [one for one in psutil.Process().children() if "search.member" in one.cmdline()]
 
@@ -76,20 +91,31 @@ class Curve(Silent):
         self.found += update.metrics.values()
 
 
-@pytest.mark.parametrize("number", [REFERENCE, BASELINE, CANDIDATE])
+@pytest.mark.parametrize(
+    ("number", "structures"),
+    [
+        (REFERENCE, "auto"),
+        (BASELINE, "auto"),
+        (CANDIDATE, "auto"),
+        (CANDIDATE, "competing"),
+    ],
+)
 def test_two_processes_find_what_one_finds(
-    number: int, home: Path, reference: FinishedTrial
+    number: int, structures: StructuresName, home: Path, reference: FinishedTrial
 ) -> None:
+    settings = LearnerSettings(metric="gradient", structures=structures)
+    if structures == "competing":
+        assert alternatives(reference, settings) == 1
     curves = {1: Curve(), 2: Curve()}
     known = [reference] if number else []
     for processes, curve in curves.items():
-        place = home / "again" / str(number)
+        place = home / "again" / structures / str(number)
         place.mkdir(parents=True, exist_ok=True)
-        outcome = run(number, processes, place, known, curve)
+        outcome = run(number, processes, place, known, curve, settings=settings)
         assert outcome.state == "COMPLETE", outcome.sentence
     assert len(curves[1].found) == 6  # both losses and the accuracy, twice
     assert curves[2].found == pytest.approx(curves[1].found, rel=1e-4)
-    one, two = (home / "again" / str(number) / f"{number}-{n}" / "export" for n in (1, 2))
+    one, two = (place / f"{number}-{n}" / "export" for n in (1, 2))
     assert load_spec(one) == load_spec(two)
     tensors = load_network(one).state_dict(), load_network(two).state_dict()
     for left, right in zip(*(t.values() for t in tensors), strict=True):
@@ -124,6 +150,22 @@ def test_a_process_that_dies_ends_the_others_and_fails_the_attempt(
         run(BASELINE, 2, home / "killed", [reference], Killer())
     assert members() == []
     assert not torch.distributed.is_initialized()
+
+
+def test_what_the_first_process_has_decided_of_an_alternative_holds_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive, dead = (relaxed(16, 16, groups=2, seed=seed, beside=True) for seed in range(2))
+    leader, other = (Relaxation(nn.Identity(), {"one": one}) for one in (alive, dead))
+    dead.lives.zero_()
+    told = torch.cat([tensor.detach().flatten() for tensor in leader.decisions()])
+    # The leader's message arrives, in the one format that is sent.
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda sent, src: sent.copy_(told))
+    team = Several(1, 2, device=torch.device("cpu"), meeting=joining(0))
+    team.follow(other.decisions())
+    assert dead.beside is not None
+    assert dead.lives.dtype == torch.bool
+    torch.testing.assert_close(dead.row_support, alive.row_support)
 
 
 def test_a_batch_is_dealt_out_and_its_mean_kept() -> None:
