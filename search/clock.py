@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -193,7 +194,8 @@ class Clock:
         generator = torch.Generator().manual_seed(0)
         shapes = list(dict.fromkeys(LayerShape.of(layer) for layer in layers))
         whole = build_network(network, generator=generator).to(self.device).eval()
-        rounds = _in_network(whole, inputs[: self.batch], [layer.name for layer in layers])
+        names = [layer.name for layer in layers]
+        network_seconds, seconds = _in_network(whole, inputs[: self.batch], names)
         pairs = [(shape, kind) for shape in shapes for kind in kinds if saves(kind) == "macs"]
         curves = []
         for index, (shape, kind) in enumerate(pairs):
@@ -202,15 +204,12 @@ class Clock:
             curves.append(self._curve(shape, kind))
         return LatencyTable(
             batch=self.batch,
-            network_seconds=statistics.median(taken for taken, _ in rounds),
+            network_seconds=network_seconds,
             dense=tuple(
                 DenseTime(
                     shape=shape,
                     seconds=statistics.median(
-                        times[layer.name]
-                        for _, times in rounds
-                        for layer in layers
-                        if LayerShape.of(layer) == shape
+                        seconds[layer.name] for layer in layers if LayerShape.of(layer) == shape
                     ),
                 )
                 for shape in shapes
@@ -278,30 +277,35 @@ def times_key(
 @torch.inference_mode()
 def _in_network(
     network: nn.Module, inputs: Tensor, names: Sequence[str]
-) -> list[tuple[float, dict[str, float]]]:
-    """Time a network and, within its passes, the named layers: in seconds, pass by pass.
+) -> tuple[float, dict[str, float]]:
+    """Time a network and, within its passes, the named layers, in seconds.
 
-    Alone, a layer finds its inputs in the cache and its outputs' memory ready.
+    Alone, a layer finds its inputs in the cache and its outputs' memory ready. A pass is cut where
+    its layers begin and end, and every piece has its own median: on a busy machine hardly a pass is
+    left alone, but most of the pieces are.
     """
-    began, taken = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    marks: list[tuple[str, float]] = []
 
-    def start(name: str) -> None:
+    def mark(name: str) -> None:
         finish(inputs.device)
-        began[name] = time.perf_counter()
-
-    def stop(name: str) -> None:
-        finish(inputs.device)
-        taken[name] = time.perf_counter() - began[name]
+        marks.append((name, time.perf_counter()))
 
     for name in names:
         layer = network.get_submodule(name)
-        layer.register_forward_pre_hook(lambda *_, name=name: start(name))
-        layer.register_forward_hook(lambda *_, name=name: stop(name))
-    rounds = []
+        layer.register_forward_pre_hook(lambda *_, name=name: mark(name))
+        layer.register_forward_hook(lambda *_, name=name: mark(name))
+    passes: list[list[tuple[str, float]]] = []
     for _ in range(WARM_UP + PAIRS):
-        finish(inputs.device)
-        first = time.perf_counter()
+        marks.clear()
+        mark("")
         network(inputs)
-        finish(inputs.device)
-        rounds.append((time.perf_counter() - first, dict(taken)))
-    return rounds[WARM_UP:]
+        mark("")
+        passes.append(list(marks))
+    taken, whole = dict.fromkeys(names, 0.0), 0.0
+    for place, ((before, _), (after, _)) in enumerate(pairwise(passes[0])):
+        spans = [one[place + 1][1] - one[place][1] for one in passes[WARM_UP:]]
+        median = statistics.median(spans)
+        whole += median
+        if before == after:
+            taken[before] += median
+    return whole, taken

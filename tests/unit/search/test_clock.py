@@ -243,3 +243,14 @@ def test_what_was_timed_corrects_the_curve_of_its_kind_alone(
     before = {(one.shape, one.kind): one for one in resolved.measured.table.curves}
     changed = [one for one in new.table.curves if one != before[one.shape, one.kind]]
     assert [one.kind for one in changed] == ["block diagonal"]
+
+
+def test_a_networks_time_is_that_of_its_layers_and_of_what_lies_between(
+    trained: Trained, tmp_path: Path
+) -> None:
+    _, resolved, _ = in_time(trained, tmp_path, 0.5)
+    clock = replace(counting_clock(tmp_path), kept=tmp_path / "anew")
+    inputs = trained.data.validation.inputs
+    table = clock.table(resolved.network, resolved.layers, ["low rank"], inputs, Silent())
+    assert len(table.dense) == 2
+    assert 0 < sum(one.seconds for one in table.dense) < table.network_seconds
