@@ -280,9 +280,8 @@ def _in_network(
 ) -> tuple[float, dict[str, float]]:
     """Time a network and, within its passes, the named layers, in seconds.
 
-    Alone, a layer finds its inputs in the cache and its outputs' memory ready. A pass is cut where
-    its layers begin and end, and every piece has its own median: on a busy machine hardly a pass is
-    left alone, but most of the pieces are.
+    A pass is cut where its layers begin and end, and every piece has its own median: on a busy
+    machine hardly a pass is left alone, but most of the pieces are.
     """
     marks: list[tuple[str, float]] = []
 
