@@ -18,7 +18,7 @@ from models.structured.build import project
 from models.structured.low_rank import LowRankLinear
 from models.structures import LowRank, Structure
 from search.clock import Clock
-from search.families import KINDS, Family, best_member, best_of
+from search.families import KINDS, Family, best_of, even_members
 from search.in_time import members_in_time, ranks_in_time
 from search.menu_making import build_item
 from search.profile import LayerProfile, Profile
@@ -183,8 +183,8 @@ def _uniform(
                     known[key] = best_of(p, key[1])
                 found[p.layer.name] = known[key]
         return found
-    share = resolved.budget / resolved.dense_cost
-    return {p.layer.name: best_member(family, p, share) for p in measured.layers}
+    members = even_members(family, [p.layer for p in measured.layers], resolved)
+    return {p.layer.name: best_of(p, members[p.layer.name]) for p in measured.layers}
 
 
 def allocated(

@@ -1,14 +1,18 @@
-"""For one layer, the member of a plain family that loses least within a share of its cost."""
+"""The members of a plain family that layers may be made of, and which of them loses least."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from models.cost import dense_cost, layer_cost
+from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.build import project
 from models.structured.output_error import output_error
 from models.structures import Structure
 from models.structures.sizes import Kind, largest_within
 from search.profile import LayerProfile
+from search.resolved import ResolvedSearch
+from search.rules import smallest_member
 from search.spec import BudgetUnreachable
 
 Family = Literal["block_diagonal", "monarch", "btt", "blast", "tensor_train"]
@@ -21,25 +25,52 @@ KINDS: Mapping[Family, tuple[Kind, ...]] = {
 }
 
 
-def best_member(family: Family, p: LayerProfile, share: float) -> StructuredLinear:
-    """Return the projection of a layer, by its outputs, onto the family's best member.
+def even_members(
+    family: Family, layers: Sequence[LayerSpec], resolved: ResolvedSearch
+) -> Mapping[str, Sequence[Structure]]:
+    """Return the family's members within the same share of every layer's dense cost.
 
-    A share of the MACs is one of the parameters, too: no member has more of them than MACs.
-    BudgetUnreachable where even the smallest takes more than the share.
+    Where a layer is too small for that, it gets the family's smallest member, and the others pay
+    for it. A share of the MACs is one of the parameters, too: no member has more of them than MACs.
+    BudgetUnreachable where even the smallest members take more than the budget.
     """
-    rows, columns = p.layer.rows, p.layer.columns
+    words = family.replace("_", " ")
+    smallest: dict[str, Structure] = {}
+    while True:
+        spent = sum(
+            layer_cost(layer.model_copy(update={"structure": member}), resolved.counted)
+            for layer in layers
+            if (member := smallest.get(layer.name))
+        )
+        rest = [layer for layer in layers if layer.name not in smallest]
+        left = resolved.budget - spent
+        if left < 0 or (rest and not left):
+            sentence = f"the smallest {words} layers in place of {', '.join(smallest)} cost"
+            raise BudgetUnreachable("budget", f"{sentence} {spent:,}; {resolved.budget:,} is given")
+        share = left / max(1, sum(dense_cost(layer, resolved.counted) for layer in rest))
+        found = {layer.name: _within(family, layer, share) for layer in rest}
+        too_small = [layer for layer in rest if not found[layer.name]]
+        if not too_small:
+            return found | {name: [member] for name, member in smallest.items()}
+        smallest |= {layer.name: _smallest(family, layer) for layer in too_small}
+
+
+def _within(family: Family, layer: LayerSpec, share: float) -> list[Structure]:
+    sides = {"rows": layer.rows, "columns": layer.columns}
     # A number that the share means exactly may come out a little below itself.
-    allowed = int(share * rows * columns + 1e-6)
-    sizes = [
-        largest_within(kind, rows=rows, columns=columns, budget=allowed) for kind in KINDS[family]
-    ]
+    allowed = int(share * layer.rows * layer.columns + 1e-6)
+    sizes = [largest_within(kind, **sides, budget=allowed) for kind in KINDS[family]]
+    return [size for size in sizes if size is not None]
+
+
+def _smallest(family: Family, layer: LayerSpec) -> Structure:
+    sides = {"rows": layer.rows, "columns": layer.columns}
+    sizes = [smallest_member(kind, **sides) for kind in KINDS[family]]
     found = [size for size in sizes if size is not None]
     if not found:
-        words = family.replace("_", " ")
-        raise BudgetUnreachable(
-            "budget", f"no {words} layer in place of {p.layer.name} is within {allowed:,} MACs"
-        )
-    return best_of(p, found)
+        sentence = f"no {family.replace('_', ' ')} layer in place of {layer.name} saves anything"
+        raise BudgetUnreachable("budget", sentence)
+    return min(found, key=lambda size: size.mac_count(**sides))
 
 
 def best_of(p: LayerProfile, sizes: Sequence[Structure]) -> StructuredLinear:

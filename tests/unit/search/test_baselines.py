@@ -13,6 +13,7 @@ from models.structured.output_error import output_error
 from models.structures import Dense
 from search.baselines import build_baseline, shrunk, uniform_ranks
 from search.evaluation import network_cost
+from search.families import even_members
 from search.resolved import resolve
 from search.spec import BudgetUnreachable, BuiltBaseline
 from tests.unit.search.builders import tiny
@@ -116,9 +117,28 @@ def test_blocks_are_as_few_as_the_share_of_each_layer_allows(trained: Trained) -
             assert layer_cost(layer, "macs") <= share * dense_cost(layer, "macs")
 
 
-def test_a_family_without_a_member_within_the_share_says_so(trained: Trained) -> None:
-    resolved = resolve(tiny(budget={"ratio": 0.3}))
-    with pytest.raises(BudgetUnreachable, match=r"no tensor train layer in place of layers\.1"):
+def test_layers_too_small_for_their_share_get_the_smallest_member_and_the_others_pay() -> None:
+    mixer = Mixer(patch=2, width=64, depth=1, token_hidden=32)
+    resolved = resolve(tiny(model=mixer, budget={"ratio": 0.07}))
+    members = even_members("blast", resolved.layers, resolved)
+    structures = {name: sizes[0] for name, sizes in members.items()}
+    assert network_cost(resolved.network.with_structures(structures), resolved).cost <= (
+        resolved.budget
+    )
+    shares = {
+        layer.name: layer_cost(
+            layer.model_copy(update={"structure": structures[layer.name]}), "macs"
+        )
+        / dense_cost(layer, "macs")
+        for layer in resolved.layers
+    }
+    small = {name for name, share in shares.items() if share > 0.07}
+    assert small == {"blocks.0.token_up", "blocks.0.token_down"}
+
+
+def test_a_family_whose_smallest_members_exceed_the_budget_says_so(trained: Trained) -> None:
+    resolved = resolve(tiny(budget={"ratio": 0.1}))
+    with pytest.raises(BudgetUnreachable, match=r"the smallest tensor train layers .* cost"):
         build_baseline(
             "tensor_train",
             trained.reference.network,
