@@ -143,7 +143,11 @@ def _deployed(row: Row) -> str:
     return f"{_short(row['deployed_over_dense'][0])} {row['deployed_form']}"
 
 
-OPENING = "# Benchmarks\n\nNumbers of one machine; anyone can repeat them with the commands."
+OPENING = """# Benchmarks
+
+Numbers of one machine; anyone can repeat them with the commands. What is not of layers but of
+searches prints a line of its own: `python -m benchmarks.profile`, `step_cost`, `search_cost`,
+`workers`, `frontier`, `recovery`, `ablation` and `transfer`."""
 SECTIONS: Mapping[str, tuple[str, str, Callable[[Sequence[Row]], Iterator[str]]]] = {
     "latency": (
         "Latency of every structure",

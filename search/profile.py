@@ -277,12 +277,14 @@ def output_curvatures(
     network.eval()
     generator = torch.Generator().manual_seed(0)
     for samples in inputs.split(pass_size(inputs)):
-        for _ in range(PROJECTIONS):
-            found = network(samples)
+        found = network(samples)
+        centred = found - found.mean(-1, keepdim=True)
+        watched = [outputs[name] for name in names]
+        for number in range(1, PROJECTIONS + 1):
             signs = torch.randint(0, 2, found.shape, generator=generator, device="cpu") * 2.0 - 1.0
-            centred = found - found.mean(-1, keepdim=True)
             projected = (centred * signs.to(found.device)).sum()
-            gradients = torch.autograd.grad(projected, [outputs[name] for name in names])
+            more = number < PROJECTIONS
+            gradients = torch.autograd.grad(projected, watched, retain_graph=more)
             for name, gradient in zip(names, gradients, strict=True):
                 rows = gradient.flatten(0, -2)
                 sums[name] = sums.get(name, 0) + (rows.T @ rows).cpu().double()

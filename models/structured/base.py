@@ -60,11 +60,11 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         layer = cls(
             structure, rows=rows, columns=columns, bias=bias is not None, dtype=weight.dtype
         )
-        moment = None if second_moment is None else second_moment.detach().cpu()
+        moment = None if second_moment is None else _without_gradient(second_moment)
         with torch.no_grad():
             # On the CPU, wherever the weight is: generators draw there, LAPACK's float64 is there.
             layer.fit_matrix(
-                weight.detach().cpu(), moment, generator or torch.Generator().manual_seed(0)
+                _without_gradient(weight), moment, generator or torch.Generator().manual_seed(0)
             )
         layer.set_bias(bias)
         return layer.to(weight.device)
@@ -136,6 +136,13 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     def extra_repr(self) -> str:
         """Shape and structure, for `print`."""
         return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
+
+
+def _without_gradient(tensor: Tensor) -> Tensor:
+    """On the CPU; itself where it can be, by which is known what was found of it before."""
+    if tensor.requires_grad or tensor.device.type != "cpu":
+        return tensor.detach().cpu()
+    return tensor
 
 
 def real_columns(columns: int, *, groups: int, width: int) -> Int[Tensor, " groups"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import frontier, latency, layers, tables, workers
+from benchmarks import frontier, latency, layers, profile, tables, workers
 from benchmarks.layers import RIVALS
 from benchmarks.memory import working_bytes
 from benchmarks.sizes import NAMES, chosen
@@ -146,6 +146,20 @@ def test_the_page_in_the_documents_names_what_the_benchmarks_name() -> None:
     heads = {"---", "structure", "layer", "all"}
     assert len(cells) > len(NAMES)
     assert cells <= heads | set(NAMES) | RIVALS.keys()
+
+
+def test_profiling_is_timed_as_a_whole_and_in_parts() -> None:
+    found = json.loads(json.dumps(profile.measure(profile.QUICK)))
+    assert found["layers"] == 4
+    whole = found["parts"].pop("whole")
+    assert all(part["cpu_seconds"] >= 0 for part in found["parts"].values())
+    assert whole["cpu_seconds"] > found["parts"]["menus"]["cpu_seconds"] / 2
+    assert list(found["menus_of"]["low rank"]) == [
+        "1 of 16 x 16",
+        "1 of 16 x 64",
+        "1 of 48 x 16",
+        "1 of 64 x 16",
+    ]
 
 
 def test_the_frontier_pairs_every_contender_with_ours_by_seed() -> None:
