@@ -14,8 +14,10 @@ from models.forms import WIN, ChosenForm, Form, LayerUse
 from models.networks.build import check_table
 from models.spec import LayerSpec, NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
+from models.structured.checks import check_generator
 from models.structured.spectral import SpectralLinear
 from models.structures import Dense
+from models.structures.base import check_range
 
 # Seconds that one pass of a layer takes.
 Timer = Callable[[nn.Module, Tensor], float]
@@ -25,7 +27,7 @@ WARM_UP = 2
 SHORTEST = 3e-4  # seconds: a quicker pass is repeated for so long, or the clock decides
 # A form that took longer than this in its first rounds, in every one, is not timed any more.
 HOPELESS = 1.5
-FIRST = 2
+FIRST = 3  # so that one that was disturbed does not move the median
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def deploy(
     inputs.
     """
     layer = _structured(layer, "layer")
-    _check_count("tokens", tokens)
+    check_range("tokens", tokens, low=1, where="a measurement")
+    check_generator(generator)
     candidates = {form: _in_form(layer, form) for form in _forms(layer)}
     if not candidates:
         return Deployed(_in_form(layer, "dense"), "dense", {})
@@ -125,7 +128,8 @@ def deploy_network(
     measured. ValueError where `spec` is not the table of the network's layers, or no sample is
     given.
     """
-    _check_count("batch", batch)
+    check_range("batch", batch, low=1, where="a measurement")
+    check_generator(generator)
     check_table(network, spec)
     known = {one.use: one.form for one in chosen}
     forms: dict[str, Form] = {}
@@ -185,11 +189,6 @@ def _structured(layer: nn.Module, argument: str) -> StructuredLinear:
         return layer
     kind = type(layer).__name__
     raise ValueError(f"{argument} is a {kind}, but deployment admits a StructuredLinear")
-
-
-def _check_count(argument: str, count: int) -> None:
-    if count < 1:
-        raise ValueError(f"{argument} is {count}, but a measurement admits 1 or more")
 
 
 def _admitted(layer: StructuredLinear) -> tuple[Form, ...]:
@@ -275,7 +274,8 @@ def _hopeless(ratios: list[float]) -> bool:
 def timing(ratios: list[float]) -> Timing:
     """The median and the quartiles of times over dense."""
     lower, median, upper = statistics.quantiles(ratios, n=4)
-    return Timing(median, (lower, upper))
+    # Of two, quartiles are extrapolated beyond both.
+    return Timing(median, (max(lower, min(ratios)), min(upper, max(ratios))))
 
 
 def finish(device: torch.device) -> None:

@@ -7,7 +7,7 @@ from models.cost import dense_cost, layer_cost
 from models.spec import LayerSpec
 from models.structured.base import StructuredLinear
 from models.structured.build import project
-from models.structured.output_error import output_error
+from models.structured.output_error import output_energy
 from models.structures import Structure
 from models.structures.sizes import Kind, largest_within
 from search.profile import LayerProfile
@@ -81,4 +81,4 @@ def best_of(p: LayerProfile, sizes: Sequence[Structure]) -> StructuredLinear:
 
 def _error(layer: StructuredLinear, p: LayerProfile) -> float:
     rest = (layer.to_dense().detach() - p.weight).double()
-    return float(output_error(rest, p.second_moment.double()))
+    return float(output_energy(rest, p.second_moment.double()))

@@ -22,7 +22,7 @@ from models.structured.build import project
 from models.structured.curves import error_curve
 from models.structured.error_curve import ErrorCurve
 from models.structured.low_rank import DAMPING, LowRankLinear
-from models.structured.output_error import output_error, regularised
+from models.structured.output_error import output_energy, regularised
 from models.structures import Dense, LowRank, Structure
 from models.structures.sizes import CLOSED_KINDS, GRID_KINDS, SHARES, Kind, budgets, largest_within
 from search.menu import LayerMenu, Menu, MenuItem
@@ -264,7 +264,7 @@ class _Ruler:
     def __init__(self, p: LayerProfile) -> None:
         self.p = p
         self.weight = p.weight.detach().double()
-        self.whole = float(output_error(self.weight, p.second_moment))
+        self.whole = float(output_energy(self.weight, p.second_moment))
         self.curvature = None if p.curvature is None else regularised(p.curvature, DAMPING)
 
     @torch.no_grad()

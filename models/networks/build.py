@@ -15,6 +15,7 @@ from models.networks.vit import VitNetwork
 from models.spec import Gpt, Matrix, Mixer, Mlp, NetworkSpec, TextTask, Vit, dense_network
 from models.structured import StructuredLinear
 from models.structured.build import layer_of
+from models.structured.checks import check_generator
 from models.structured.trainable import outermost_layers
 from models.structures import Dense, Structure
 
@@ -26,6 +27,7 @@ def build_network(
 
     Raises ValueError for a table that is not the model's.
     """
+    check_generator(generator)
     dense: dict[str, Structure] = {layer.name: Dense() for layer in spec.layers}
     if spec.with_structures(dense) != dense_network(spec.model, spec.task):
         raise ValueError(f"the layers are not those of a {spec.model.kind} network for this task")

@@ -9,7 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import TypeVar
 
-from models.structured.checks import check_bias, check_target, check_width
+from models.structured.checks import (
+    check_bias,
+    check_generator,
+    check_numbers,
+    check_target,
+    check_width,
+)
 from models.structured.trainable import TrainableLayer
 from models.structures.base import StructureSpec
 
@@ -32,6 +38,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_numbers(bias=bias, dtype=dtype)
         structure.check_fits(rows=rows, columns=columns)
         self.spec = structure
         self.rows = rows
@@ -55,6 +62,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
         ValueError where these cannot be a matrix, its bias and the second moment of its inputs.
         """
         check_target(weight, second_moment)
+        check_generator(generator, optional=True)
         rows, columns = weight.shape
         check_bias(bias, rows=rows)
         layer = cls(
@@ -117,6 +125,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     @final
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Initialise from scratch: the structure by its rule, the bias with zeros."""
+        check_generator(generator)
         with torch.no_grad():
             self.reset_matrix(generator)
             if self.bias is not None:

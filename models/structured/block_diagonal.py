@@ -127,7 +127,7 @@ def error_curve(
         macs=sizes[order],
         parameters=sizes[order],
         errors=errors.clamp(min=0)[order] * (total > 0),
-        structure=lambda index: structures[int(order[index])],
+        member=lambda index: structures[int(order[index])],
     )
 
 

@@ -141,7 +141,7 @@ def error_curve(
         ranks = counts.view(row_blocks, column_blocks).tolist()
         return BlockLowRank(ranks=tuple(map(tuple, ranks)))
 
-    return ErrorCurve(macs=sizes, parameters=sizes, errors=errors, structure=structure)
+    return ErrorCurve(macs=sizes, parameters=sizes, errors=errors, member=structure)
 
 
 def _by_energy(energies: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def error_curve(
         places = orders[int(better[index])][: index + 1].tolist()
         return BlockSparse(tile=tile, positions=tuple((p // across, p % across) for p in places))
 
-    return ErrorCurve(macs=sizes, parameters=sizes, errors=errors, structure=structure)
+    return ErrorCurve(macs=sizes, parameters=sizes, errors=errors, member=structure)
 
 
 def _tiles(weight: Tensor, tile: int) -> Tensor:

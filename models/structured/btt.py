@@ -142,7 +142,7 @@ def error_curve(
         macs=sizes,
         parameters=sizes,
         errors=errors,
-        structure=lambda index: Btt(
+        member=lambda index: Btt(
             input_blocks=input_blocks, output_blocks=output_blocks, rank=index + 1
         ),
     )

@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from models.structured.base import add_bias, draw_normal, real_columns
 from models.structured.btt import BttLinear
-from models.structured.checks import check_bias, check_target, check_width
+from models.structured.checks import (
+    check_bias,
+    check_generator,
+    check_numbers,
+    check_target,
+    check_width,
+)
 from models.structured.routing import Layout, auxiliary_loss, lay_out, route
 from models.structured.trainable import TrainableLayer
 from models.structures import Btt
@@ -37,6 +43,7 @@ class BttMoeLinear(TrainableLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_numbers(bias=bias, dtype=dtype)
         spec.check_fits(rows=rows, columns=columns)
         self.spec, self.rows, self.columns = spec, rows, columns
         groups, bands, rank = spec.input_blocks, spec.output_blocks, spec.rank
@@ -119,6 +126,7 @@ class BttMoeLinear(TrainableLayer):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw the experts so that equal gates keep the variance; the router starts with zeros."""
+        check_generator(generator)
         width = self.input_factor.shape[3]
         inside = real_columns(self.columns, groups=self.spec.input_blocks, width=width)
         fan_in = inside[:, None, None]

@@ -1,5 +1,6 @@
 """What a layer admits: each refusal names the argument, what it is and what it may be."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
@@ -7,6 +8,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from models.structured.changes import state
 from models.structures.convolution import ConvolutionSpec
 
+INDEFINITE = "second_moment is indefinite, but E[x x^T] of finite inputs never is"
 SKEW = 1e-2  # of its largest number: half precision rounds a second moment by less
 
 # The second moments that were found to be symmetric, and in which state: each curve of a layer asks
@@ -17,18 +19,21 @@ _SYMMETRIC = WeakIdKeyDictionary()
 def check_target(
     weight: Float[Tensor, "rows columns"],
     second_moment: Float[Tensor, "columns columns"] | None = None,
+    *,
+    name: str = "weight",
 ) -> None:
     """Raise ValueError where these cannot be a matrix and the second moment of its inputs."""
-    check_tensor("weight", weight)
+    check_tensor(name, weight)
     if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
         raise ValueError(
-            f"weight is {shape_in_words(weight)} of {weight.dtype}, "
+            f"{name} is {shape_in_words(weight)} of {weight.dtype}, "
             "but a projection admits matrices of real numbers in floating point, 1 x 1 and larger"
         )
-    check_finite("weight", weight)
+    check_finite(name, weight)
     if second_moment is None:
         return
     check_tensor("second_moment", second_moment)
+    check_real("second_moment", second_moment)
     rows, columns = weight.shape
     if second_moment.shape != (columns, columns):
         raise ValueError(
@@ -45,6 +50,33 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} is a {kind}, but this admits a torch.Tensor")
 
 
+def check_real(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for complex numbers, whose imaginary parts would be lost."""
+    if tensor.is_complex():
+        raise ValueError(f"{name} is of {tensor.dtype}, but this admits real numbers")
+
+
+def check_generator(generator: object, *, optional: bool = False) -> None:
+    """Raise TypeError for what draws no random numbers; None only where it is optional."""
+    if isinstance(generator, torch.Generator) or (optional and generator is None):
+        return
+    kind = type(generator).__name__
+    raise TypeError(f"generator is a {kind}, but this admits a torch.Generator")
+
+
+def check_numbers(*, bias: object, dtype: object) -> None:
+    """Raise TypeError where these do not say whether there is a bias, and of which numbers."""
+    if not isinstance(bias, bool):
+        raise TypeError(f"bias is {_said(bias)}, but a new layer admits True and False")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {_said(dtype)}, but a layer admits real floating-point dtypes")
+
+
+def _said(value: object) -> str:
+    """A value for messages: of a tensor the shape, which is shorter than its numbers."""
+    return f"a tensor of {shape_in_words(value)}" if isinstance(value, Tensor) else repr(value)
+
+
 def check_symmetric(second_moment: Float[Tensor, "columns columns"]) -> None:
     """Raise ValueError where this is no second moment, but for what half precision rounds."""
     seen = not second_moment.is_inference()  # whose changes cannot be seen
@@ -55,6 +87,8 @@ def check_symmetric(second_moment: Float[Tensor, "columns columns"]) -> None:
     check_finite("second_moment", skew)  # no number anywhere makes it none
     if skew > SKEW * second_moment.abs().max():
         raise ValueError("second_moment is not symmetric, but E[x x^T] is")
+    if second_moment.diagonal().min() < -SKEW * second_moment.abs().max():
+        raise ValueError(INDEFINITE)
     if seen:
         _SYMMETRIC[second_moment] = now
 
@@ -64,6 +98,7 @@ def check_bias(bias: Tensor | None, *, rows: int) -> None:
     if bias is None:
         return
     check_tensor("bias", bias)
+    check_real("bias", bias)
     if bias.shape != (rows,):
         raise ValueError(
             f"bias is {shape_in_words(bias)}, but a layer of {rows} outputs admits {rows}"

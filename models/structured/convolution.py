@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from models.structured.base import StructuredLinear, add_bias
 from models.structured.build import empty_layer, layer_class
-from models.structured.checks import check_bias, check_groups, check_images
+from models.structured.checks import (
+    check_bias,
+    check_generator,
+    check_groups,
+    check_images,
+    check_numbers,
+)
 from models.structured.dense import DenseLinear
 from models.structured.low_rank import LowRankLinear
 from models.structured.trainable import TrainableLayer
@@ -36,6 +42,7 @@ class StructuredConv2d(TrainableLayer):
         self, spec: Convolution, *, bias: bool = True, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
+        check_numbers(bias=bias, dtype=dtype)
         self.spec = spec
         self.matrices = nn.ModuleList(
             empty_layer(
@@ -66,6 +73,7 @@ class StructuredConv2d(TrainableLayer):
         check_bias(bias, rows=spec.out_channels)
         check_groups(second_moment, groups=spec.groups)
         layer = cls(spec, bias=bias is not None, dtype=weight.dtype).to(weight.device)
+        check_generator(generator, optional=True)
         generator = generator or torch.Generator().manual_seed(0)
         matrices = weight.detach().reshape(spec.groups, spec.rows, spec.columns)
         for index, matrix in enumerate(matrices):

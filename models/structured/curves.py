@@ -19,9 +19,9 @@ from models.structured import (
     two_cores_curve,
 )
 from models.structured.build import project
-from models.structured.checks import check_target
+from models.structured.checks import check_generator, check_target
 from models.structured.error_curve import ErrorCurve
-from models.structured.output_error import output_error
+from models.structured.output_error import output_energy
 from models.structured.rectangle_choice import choose_rectangles
 from models.structured.sums_choice import choose_sum
 from models.structures import Einsum, Gblr, Rectangle, Structure
@@ -61,13 +61,13 @@ def error_curve(  # noqa: PLR0911, PLR0912 - one for each kind
     """
     check_kind(kind)
     check_target(weight, second_moment)
+    draws = _draws(generator)
     rows, columns = weight.shape
     sides = {"rows": rows, "columns": columns}
     within = budgets(**sides, shares=shares)
     # Where the matrix chooses the places of rectangles, none that are drawn tell what there is.
     if kind not in CHOSEN_KINDS and not grid(kind, **sides, shares=(1.0,)):
         return _none()
-    draws = _draws(generator)
     members: Iterable[tuple[Structure, float]]
     match kind:
         case "low rank":
@@ -149,8 +149,8 @@ def fitted_error(
         )
         target = weight.detach().double()
         moment = None if second_moment is None else second_moment.double()
-        whole = output_error(target, moment)
-        left = output_error(target - layer.to_dense().double(), moment)
+        whole = output_energy(target, moment)
+        left = output_energy(target - layer.to_dense().double(), moment)
     return float(left / whole) if whole > 0 else 0.0
 
 
@@ -203,7 +203,7 @@ def _listed(
         macs=torch.tensor([one.mac_count(rows=rows, columns=columns) for one in sizes]),
         parameters=torch.tensor([one.parameter_count(rows=rows, columns=columns) for one in sizes]),
         errors=torch.tensor([found[each][1] for each in sorted(found)], dtype=torch.float64),
-        structure=sizes.__getitem__,
+        member=sizes.__getitem__,
     )
 
 
@@ -216,11 +216,12 @@ def _saving(kind: Kind, curve: ErrorCurve, *, rows: int, columns: int) -> ErrorC
         macs=curve.macs[kept],
         parameters=curve.parameters[kept],
         errors=curve.errors[kept],
-        structure=lambda index: curve.structure(int(kept[index])),
+        member=lambda index: curve.member(int(kept[index])),
     )
 
 
 def _draws(generator: torch.Generator | None) -> torch.Generator:
+    check_generator(generator, optional=True)
     return torch.Generator().manual_seed(0) if generator is None else generator
 
 
@@ -228,5 +229,5 @@ def _none() -> ErrorCurve:
     nothing: list[Structure] = []
     empty = torch.zeros(0, dtype=torch.long)
     return ErrorCurve(
-        macs=empty, parameters=empty, errors=empty.double(), structure=nothing.__getitem__
+        macs=empty, parameters=empty, errors=empty.double(), member=nothing.__getitem__
     )

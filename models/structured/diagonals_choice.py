@@ -78,7 +78,7 @@ def error_curve(
         macs=sizes,
         parameters=sizes,
         errors=left / total if total > 0 else left,
-        structure=structure,
+        member=structure,
     )
 
 

@@ -10,14 +10,16 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from models.structures import Structure
-from models.structures.base import check_number
+from models.structures.base import check_range
 
 S = TypeVar("S", default=Structure)
+
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # true is no index
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCurve(Generic[S]):
-    """Sizes, the cheapest first; `structure` gives the spec of the size at an index.
+    """Sizes, the cheapest first; `member` gives the spec of the size at an index that there is.
 
     Errors are relative and squared: of the matrix, or of the outputs where C was given.
     """
@@ -25,7 +27,14 @@ class ErrorCurve(Generic[S]):
     macs: Int[Tensor, " sizes"]
     parameters: Int[Tensor, " sizes"]
     errors: Float[Tensor, " sizes"]
-    structure: Callable[[int], S]
+    member: Callable[[int], S]
+
+    def structure(self, index: int | Int[Tensor, ""]) -> S:
+        """The spec of the size at an index, from 0 up; ValueError where there is none."""
+        one = isinstance(index, Tensor) and not index.dim() and index.dtype in WHOLE
+        place = int(index) if one else index
+        check_range("index", place, low=0, high=len(self.errors) - 1, where="this curve")
+        return self.member(int(place))
 
     def best_within(self, macs: int | None = None, *, parameters: int | None = None) -> S:
         """The size of least error that takes at most so many MACs, or stores so many numbers.
@@ -39,12 +48,12 @@ class ErrorCurve(Generic[S]):
         for name, most, costs in limits:
             if most is None:
                 continue
-            check_number(name, most, where="a size")
-            if most < int(costs.min()):
-                admitted = f"this curve admits {int(costs.min())} and more"
-                raise ValueError(f"{name} is {most}, but {admitted}")
-            affordable = affordable.masked_fill(costs > most, torch.inf)
+            check_range(name, most, low=int(costs.min()), where="this curve")
+            limit = min(int(most), int(costs.max()))  # the comparison is of 64 bits
+            affordable = affordable.masked_fill(costs > limit, torch.inf)
         if not affordable.isfinite().any():
+            if macs is None or parameters is None:
+                raise ValueError("no size within that has an error that is a number")
             raise ValueError(f"no size takes {macs} MACs and {parameters} parameters or fewer")
         return self.structure(int(affordable.argmin()))
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from models.structured.low_rank import balanced
-from models.structured.output_error import output_error, regularised
+from models.structured.output_error import output_energy, regularised
 from models.structured.rectangles import rectangle_indices
 from models.structures import Gblr, Rectangle
 
@@ -60,7 +60,7 @@ def fit_rectangles(
     moment = regularised(second_moment)
     places = [_place(one, moment, rows=rows, columns=columns) for one in structure.rectangles]
     rest = _rest(matrix, places, plain)
-    better = output_error(rest, moment) <= output_error(matrix, moment)
+    better = output_energy(rest, moment) <= output_energy(matrix, moment)
     return _descend(matrix, places, plain if better else zero, moment)
 
 
@@ -68,7 +68,7 @@ def _descend(
     matrix: Tensor, places: list[_Place], start: list[Factors], moment: Tensor | None
 ) -> list[Factors]:
     fits, rest = list(start), _rest(matrix, places, start)
-    energy, before = output_error(matrix, moment), output_error(rest, moment)
+    energy, before = output_energy(matrix, moment), output_energy(rest, moment)
     for sweep in range(MAXIMUM_SWEEPS):
         for number, place in enumerate(places):
             where = place.rows[:, None], place.columns
@@ -76,7 +76,7 @@ def _descend(
             last = fits[number][1] if sweep >= EXACT_SWEEPS else None
             fits[number] = _best(rest, place, moment, last)
             rest[where] -= fits[number][0] @ fits[number][1]
-        after = output_error(rest, moment)
+        after = output_energy(rest, moment)
         if before - after <= SMALLEST_GAIN * energy:
             break
         before = after

@@ -194,7 +194,7 @@ def error_curve(
         macs=sizes,
         parameters=sizes,
         errors=remaining(energies),
-        structure=lambda index: LowRank(rank=index + 1),
+        member=lambda index: LowRank(rank=index + 1),
     )
 
 

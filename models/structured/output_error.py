@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.structured.changes import State, state
+from models.structured.checks import INDEFINITE, check_target
 
 # Directions the data never excite are given this share of the mean input energy: enough to make C
 # invertible in float64, too little to move the optimum. C summed in float32 may need more.
@@ -25,10 +26,29 @@ def output_error(
     difference: Float[Tensor, "rows columns"],
     second_moment: Float[Tensor, "columns columns"] | None = None,
 ) -> Float[Tensor, ""]:
-    """tr(D C D^T) of the difference D between two matrices: the mean squared output error."""
+    """tr(D C D^T) of the difference D between two matrices: the mean squared output error.
+
+    In the more precise of the two dtypes. ValueError for what `project` refuses as weight and C.
+    """
+    check_target(difference, second_moment, name="difference")
     if second_moment is None:
-        return difference.square().sum()
-    return ((difference @ second_moment) * difference).sum()
+        return output_energy(difference)
+    dtype = torch.promote_types(difference.dtype, second_moment.dtype)
+    difference, second_moment = difference.to(dtype), second_moment.to(dtype)
+    error = output_energy(difference, second_moment)
+    if error < -difference.square().sum() * second_moment.diagonal().mean():
+        raise ValueError(INDEFINITE)
+    return error
+
+
+def output_energy(
+    matrix: Float[Tensor, "rows columns"],
+    second_moment: Float[Tensor, "columns columns"] | None = None,
+) -> Float[Tensor, ""]:
+    """tr(W C W^T), the mean squared output, of what a fit has already checked."""
+    if second_moment is None:
+        return matrix.square().sum()
+    return ((matrix @ second_moment) * matrix).sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +172,13 @@ def _regularised(second_moment: Tensor, share: float) -> Tensor:
     diagonal = moment.diagonal()
     mean = diagonal.mean().item()
     if not (moment.sum().isfinite() and mean >= 0):
-        raise ValueError("second_moment holds what no finite inputs can have")
+        raise ValueError(INDEFINITE)
     exact, noise = diagonal.clone(), share * (mean or 1.0)
     diagonal.add_(noise)
     while torch.linalg.cholesky_ex(moment).info != 0:
         noise *= 10
+        if noise > 3 * mean:  # far more than what half precision rounds
+            raise ValueError(INDEFINITE)
         torch.add(exact, noise, out=diagonal)
     return moment
 

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.structured.base import draw_normal
-from models.structured.checks import check_bias, check_groups, check_images, check_target
+from models.structured.checks import (
+    check_bias,
+    check_generator,
+    check_groups,
+    check_images,
+    check_numbers,
+    check_target,
+)
 from models.structured.convolution import tap_views
 from models.structured.error_curve import ErrorCurve
 from models.structured.output_error import regularised
@@ -30,6 +37,7 @@ class SparseConv2d(TrainableLayer):
         self, spec: SparseConvolution, *, bias: bool = True, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
+        check_numbers(bias=bias, dtype=dtype)
         self.spec = spec
         inputs = spec.in_channels // spec.groups
         self.weight = nn.Parameter(
@@ -105,6 +113,7 @@ class SparseConv2d(TrainableLayer):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Initialise from scratch, keeping the variance; the bias with zeros."""
+        check_generator(generator)
         with torch.no_grad():
             fan_in = self.weight.shape[1] * self.weight.shape[2]
             draw_normal(self.weight, fan_in=fan_in, generator=generator)
@@ -174,7 +183,7 @@ def error_curve(
         check_image(height=image[0], width=image[1])
         height, width = spec.output_size(height=image[0], width=image[1])
     macs = height * width * numbers
-    return ErrorCurve(macs=macs, parameters=numbers, errors=errors, structure=structure)
+    return ErrorCurve(macs=macs, parameters=numbers, errors=errors, member=structure)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from models.structured.frame_train import (
     lifted,
 )
 from models.structured.low_rank import factors
-from models.structured.output_error import output_error
+from models.structured.output_error import output_energy
 from models.structures import Sttp, Svdp
 
 P = TypeVar("P", bound=Svdp | Sttp)
@@ -155,10 +155,10 @@ class SpectralLinear(StructuredLinear[P], ABC):
         errors = []
         for parts in starts:
             self.set_parts(parts)
-            errors.append(float(output_error(weight - self.to_dense(), second_moment)))
+            errors.append(float(output_energy(weight - self.to_dense(), second_moment)))
         best = min(range(len(starts)), key=errors.__getitem__)
         self.set_parts(starts[best])
-        if self.singular_values is not None and errors[best] > output_error(weight, second_moment):
+        if self.singular_values is not None and errors[best] > output_energy(weight, second_moment):
             self.singular_values.zero_()
 
     @final

@@ -8,7 +8,7 @@ from models.structured import block_sparse
 from models.structured.build import project
 from models.structured.checks import check_target
 from models.structured.low_rank import LARGE
-from models.structured.output_error import output_error
+from models.structured.output_error import output_energy
 from models.structures import BlockSparse, Sum
 from models.structures.sizes import SumKind, sums_within
 
@@ -52,7 +52,7 @@ def _alternated(
             other = places
         blocks = project(left, other, second_moment=moment, generator=generator.clone_state())
         found = blocks.to_dense().detach()
-        error = float(output_error(left - found, moment))
+        error = float(output_energy(left - found, moment))
         if error < least:
             best, least = Sum(parts=(low_rank, other)), error
         rest = weight - found

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.structured.base import StructuredLinear
 from models.structured.descent import descend, layer_parameters
-from models.structured.output_error import output_error, regularised
+from models.structured.output_error import output_energy, regularised
 
 TRIAL, ROUNDS = 2, 12  # of projecting every part once: before the better order is chosen; at most
 PROGRESS = 1e-3  # a round that lowers the error by a smaller share is the last
@@ -79,8 +79,8 @@ class Alternation:
 
     def found(self, images: list[Tensor], before: Found | None = None) -> Found:
         """Take down where the parts are, unless they were better before."""
-        error = float(output_error(self.matrix - total(images), self.moment))
-        energy = float(output_error(self.matrix, self.moment))
+        error = float(output_energy(self.matrix - total(images), self.moment))
+        energy = float(output_energy(self.matrix, self.moment))
         settled = error <= torch.finfo(self.matrix.dtype).eps * energy
         if before is not None:
             settled |= error > (1 - PROGRESS) * before.error

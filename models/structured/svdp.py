@@ -49,5 +49,5 @@ def error_curve(
         macs=curve.macs,
         parameters=curve.parameters - ranks.square(),
         errors=curve.errors,
-        structure=lambda index: Svdp(rank=index + 1),
+        member=lambda index: Svdp(rank=index + 1),
     )

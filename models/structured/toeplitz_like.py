@@ -17,7 +17,7 @@ from torch.nn import functional
 from models.structured.base import StructuredLinear, add_bias
 from models.structured.descent import affordable_steps, descend
 from models.structured.fourier import as_called, folded, signal, spectrum
-from models.structured.output_error import best_scale, output_error, regularised
+from models.structured.output_error import best_scale, output_energy, regularised
 from models.structures import ToeplitzLike
 
 STEPS = 400  # of a fit, from the truncated displacement
@@ -80,7 +80,7 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
         """Truncate the displacement, which is exact for a member, then descend."""
         steps = affordable_steps(self, most=STEPS)
         target = weight.double()
-        energy = output_error(target)
+        energy = output_energy(target)
         tall = self.heights > self.widths
         flat = target.T if tall else target
         length = max(self.heights, self.widths)
@@ -128,7 +128,7 @@ class ToeplitzLikeLinear(StructuredLinear[ToeplitzLike]):
         self.row_generator.copy_(generators[tall])
         self.column_generator.copy_(generators[not tall])
         self._rescale(target, None)
-        return float(output_error(target - self.to_dense().double()))
+        return float(output_energy(target - self.to_dense().double()))
 
     def _rescale(self, target: Tensor, moment: Tensor | None) -> None:
         """The best multiple of what is there: never worse than zero, nor than it was."""

@@ -47,7 +47,7 @@ def error_curve(
         macs=torch.tensor([one.mac_count(**sides) for one in members]),
         parameters=torch.tensor([one.parameter_count(**sides) for one in members]),
         errors=errors.double(),
-        structure=members.__getitem__,
+        member=members.__getitem__,
     )
 
 

@@ -112,7 +112,7 @@ class StructureSpec(MatrixSpec, ABC):
         """Yield what its picture consists of, from the back to the front."""
 
 
-def check_range(name: str, value: int, *, low: int, high: int | None = None, where: str) -> None:
+def check_range(name: str, value: Any, *, low: int, high: int | None = None, where: str) -> None:
     """Raise ValueError with the argument, its value and the range that `where` admits."""
     is_whole = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
     if is_whole and low <= value and (high is None or value <= high):

@@ -1,12 +1,22 @@
 """Deployment: which form of a layer is chosen, and that the network stays the same function."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.deployment import Timer, deploy, deploy_network, seconds_taken, with_forms
+from models.deployment import (
+    Timer,
+    Timing,
+    deploy,
+    deploy_network,
+    seconds_taken,
+    timing,
+    with_forms,
+)
 from models.forms import ChosenForm, Form
 from models.networks.build import build_network
 from models.spec import ImageTask, Mlp, NetworkSpec, dense_network
@@ -125,6 +135,27 @@ def test_only_the_form_that_won_is_measured_a_second_time() -> None:
     assert [passes.count(form) for form in ("structured", "dense")] == [14, 14]
 
 
+def test_one_disturbed_round_does_not_move_the_time_of_a_form_that_is_given_up() -> None:
+    disturbed = clock({"structured": lambda number: 900.0 if number == 4 else 2.0, "dense": 1.0})
+    found = deploy(
+        layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=disturbed
+    )
+    assert found.timings["structured"] == Timing(2.0, (2.0, 900.0))
+    assert timing([1.0, 5.0]) == Timing(3.0, (1.0, 5.0))
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 2.0, "a", None, math.nan])
+def test_what_is_no_number_of_inputs_is_refused_by_its_own_name(count: Any) -> None:
+    layer, spec = layer_of(LowRank(rank=2)), network_spec()
+    network = build_network(spec, generator=generator())
+    for name, ask in (
+        ("tokens", lambda: deploy(layer, tokens=count, generator=generator())),
+        ("batch", lambda: deploy_network(network, spec, batch=count, generator=generator())),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} is {count!r}, but a measurement admits "):
+            ask()
+
+
 def test_slow_first_passes_are_not_counted() -> None:
     slow = clock({"structured": lambda number: 100.0 if number <= 2 else 0.5, "dense": 1.0})
     found = deploy(layer_of(BlockDiagonal(blocks=2)), tokens=4, generator=generator(), timer=slow)
@@ -149,13 +180,13 @@ def test_a_dense_layer_is_not_measured() -> None:
 
 def test_what_cannot_be_measured_is_refused() -> None:
     layer = layer_of(LowRank(rank=2))
-    with pytest.raises(ValueError, match="tokens is 0, but a measurement admits 1 or more"):
+    with pytest.raises(ValueError, match="tokens is 0, but a measurement admits 1 and more"):
         deploy(layer, tokens=0, generator=generator(), timer=clock({}))
     with pytest.raises(ValueError, match=r"layer is a Linear, but .* admits a StructuredLinear"):
         deploy(nn.Linear(3, 4), tokens=1, generator=generator(), timer=clock({}))
     spec = network_spec()
     network = build_network(spec, generator=generator())
-    with pytest.raises(ValueError, match="batch is -1, but a measurement admits 1 or more"):
+    with pytest.raises(ValueError, match="batch is -1, but a measurement admits 1 and more"):
         deploy_network(network, spec, batch=-1, generator=generator())
     with pytest.raises(ValueError, match=r"the network has no layer layers\.0"):
         deploy_network(nn.Linear(16, 5), spec, batch=1, generator=generator())

@@ -2,14 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from models.deployment import deploy, deploy_network
+from models.networks.build import build_network
+from models.spec import Matrix, MatrixTask, dense_network
 from models.structured import (
     block_low_rank,
     block_sparse,
@@ -21,9 +25,10 @@ from models.structured import (
     sparse_convolution,
 )
 from models.structured.btt_moe import BttMoeLinear
-from models.structured.build import empty_layer, project
+from models.structured.build import build_layer, empty_layer, project
 from models.structured.checks import check_bias, check_target
 from models.structured.convolution import StructuredConv2d, patch_second_moment
+from models.structured.curves import error_curve, fitted_error
 from models.structured.error_curve import ErrorCurve
 from models.structured.rectangle_choice import choose_rectangles
 from models.structured.sparse_convolution import SparseConv2d
@@ -37,6 +42,7 @@ CONVOLUTION = Convolution(in_channels=4, out_channels=2, kernel=(3, 3), groups=2
 SPARSE = SparseConvolution(
     in_channels=4, out_channels=2, kernel=(3, 3), groups=2, taps=((0, 0), (1, 1))
 )
+SIDES: Any = {"rows": 2, "columns": 3}
 KERNEL = torch.ones(2, 2, 3, 3)
 MIXTURE = BttMoe(input_blocks=2, output_blocks=2, experts=2, active=1)
 
@@ -65,8 +71,6 @@ def test_a_curve_of_blocks_beyond_the_matrix_is_refused(
 def test_a_curve_with_no_share_as_its_rest_is_refused(rest: Any) -> None:
     with pytest.raises(ValueError, match=f"rest is {rest!r}, but a curve admits 0 and more"):
         diagonals_choice.error_curve(torch.eye(3), rest=rest)
-    with pytest.raises(ValueError, match=f"macs is {rest!r}, but a size admits 0 and more"):
-        low_rank.error_curve(torch.eye(3)).best_within(rest)
 
 
 @pytest.mark.parametrize("number", [-1, 2.5, math.nan, True, "1", 10**12])
@@ -97,6 +101,10 @@ def test_what_is_no_tensor_is_refused_by_its_name(weight: object) -> None:
         check_target(weight)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="second_moment is a list, but"):
         check_target(torch.eye(2), [[1.0]])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"second_moment is of torch\.complex64, but .* real"):
+        check_target(torch.eye(2), torch.eye(2, dtype=torch.complex64))
+    with pytest.raises(ValueError, match=r"bias is of torch\.complex64, but .* real"):
+        check_bias(torch.zeros(2, dtype=torch.complex64), rows=2)
     with pytest.raises(TypeError, match=r"bias is a bool, but this admits a torch\.Tensor"):
         check_bias(True, rows=2)  # type: ignore[arg-type]  # noqa: FBT003
 
@@ -115,12 +123,106 @@ def test_an_empty_curve_says_so_and_one_is_asked_for_numbers_too() -> None:
     with pytest.raises(ValueError, match="no size of this kind is cheaper than this matrix"):
         nothing.best_within(100)
 
+    nowhere = ErrorCurve(costs, costs, errors * torch.nan, range(3).__getitem__)
+    with pytest.raises(ValueError, match="no size within that has an error that is a number"):
+        nowhere.best_within(3)
+
+
+@pytest.mark.parametrize(
+    "most", [-1, 5, 100.5, 1e20, math.nan, math.inf, True, "a", torch.tensor(12)]
+)
+def test_a_budget_that_is_no_whole_number_of_a_curve_is_refused(most: Any) -> None:
+    curve = low_rank.error_curve(torch.eye(3))
+    for name in ("macs", "parameters"):
+        wanted = "" if type(most) is int else "whole numbers, "
+        message = f"{name} is {most!r}, but this curve admits {wanted}6 and more"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            curve.best_within(**{name: most})
+
+
+@pytest.mark.parametrize("most", [2**63 - 1, 2**63, 10**30, np.int64(18)])
+def test_a_budget_may_be_larger_than_any_tensor_holds(most: int) -> None:
+    assert low_rank.error_curve(torch.eye(3)).best_within(most, parameters=most) == LowRank(rank=3)
+
+
+CURVES: dict[str, ErrorCurve[Any]] = {
+    "low rank": low_rank.error_curve(torch.eye(6)),
+    "tiles": block_sparse.error_curve(torch.eye(6), tile=3),
+    "diagonals": diagonals_choice.error_curve(torch.eye(6)),
+    "of a kind": error_curve("low rank", torch.eye(6)),
+    "of a grid": error_curve("group and shuffle", torch.eye(6)),
+    "empty": error_curve("low rank", torch.eye(1)),
+    "taps": sparse_convolution.error_curve(KERNEL, CONVOLUTION),
+}
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES.keys())
+def test_every_curve_has_structures_at_its_own_indices_alone(curve: ErrorCurve) -> None:
+    count = len(curve.errors)
+    wrongs: list[Any] = [-1, count, 10**30, True, 0.0, "0", None, torch.tensor(0.0)]
+    for wrong in [*wrongs, torch.tensor(data=True), torch.tensor([0])]:
+        message = re.escape(f"index is {wrong!r}, but this curve admits")
+        with pytest.raises(ValueError, match=message):
+            curve.structure(wrong)
+    for index in range(count):
+        alike: list[Any] = [torch.tensor(index), np.int32(index)]
+        assert all(curve.structure(one) == curve.structure(index) for one in alike)
+
 
 @pytest.mark.parametrize("structure", [None, "low_rank", LowRank, MIXTURE])
 def test_what_is_no_structure_is_refused_by_its_name(structure: object) -> None:
     kind = type(structure).__name__
     with pytest.raises(TypeError, match=f"structure is a {kind}, but a layer admits"):
         project(torch.eye(4), structure)  # type: ignore[arg-type]
+
+
+LAYERS: dict[str, Callable[..., Any]] = {
+    "matrix": partial(empty_layer, LowRank(rank=1), rows=2, columns=3),
+    "drawn": partial(build_layer, LowRank(rank=1), rows=2, columns=3, generator=torch.Generator()),
+    "convolution": partial(StructuredConv2d, CONVOLUTION),
+    "sparse": partial(SparseConv2d, SPARSE),
+    "mixture": partial(BttMoeLinear, MIXTURE, rows=4, columns=8),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+def test_what_does_not_say_of_which_numbers_a_layer_is_is_refused(make: Callable[..., Any]) -> None:
+    for bias in (1, None, "yes", torch.ones(2)):
+        with pytest.raises(TypeError, match=r"bias is .*, but a new layer admits True and False"):
+            make(bias=bias)
+    for dtype in (torch.int64, torch.complex64, torch.bool, "float32", float):
+        message = f"dtype is {dtype!r}, but a layer admits real floating-point dtypes"
+        with pytest.raises(TypeError, match=re.escape(message)):
+            make(dtype=dtype)
+
+
+def drawing(generator: Any) -> Iterator[Callable[[], object]]:
+    """All that draws numbers; the last may draw without a generator."""
+    layer, task = build_layer(Dense(), **SIDES, generator=torch.Generator()), MatrixTask(**SIDES)
+    network = dense_network(Matrix(artifact="a"), task)
+    yield lambda: build_layer(LowRank(rank=1), **SIDES, generator=generator)
+    yield lambda: layer.reset_parameters(generator)
+    yield lambda: StructuredConv2d(CONVOLUTION).reset_parameters(generator)
+    yield lambda: SparseConv2d(SPARSE).reset_parameters(generator)
+    yield lambda: BttMoeLinear(MIXTURE, rows=4, columns=8).reset_parameters(generator)
+    yield lambda: build_network(network, generator=generator)
+    yield lambda: deploy(layer, tokens=1, generator=generator)
+    yield lambda: deploy_network(layer, network, batch=1, generator=generator)
+    if generator is None:
+        return
+    yield lambda: project(torch.eye(3), LowRank(rank=1), generator=generator)
+    yield lambda: error_curve("low rank", torch.eye(3), generator=generator)
+    yield lambda: fitted_error(torch.eye(3), LowRank(rank=1), generator=generator)
+    yield lambda: StructuredConv2d.from_dense(KERNEL, CONVOLUTION, generator=generator)
+
+
+@pytest.mark.parametrize("generator", [0, "0", None, np.random.default_rng(0), torch.Generator])
+def test_what_draws_no_numbers_is_refused_as_a_generator(generator: Any) -> None:
+    kind = type(generator).__name__
+    message = rf"generator is a {kind}, but this admits a torch\.Generator"
+    for ask in drawing(generator):
+        with pytest.raises(TypeError, match=message):
+            ask()
 
 
 @pytest.mark.parametrize("size", [0, -3])

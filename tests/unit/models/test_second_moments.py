@@ -1,14 +1,24 @@
 """What is kept of a second moment is given up as soon as it, or the matrix, is another."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from models.structured import low_rank
+from models.structured.build import project
 from models.structured.checks import check_symmetric
-from models.structured.output_error import latest, outputs, outputs_of_given, regularised
+from models.structured.output_error import (
+    latest,
+    output_error,
+    outputs,
+    outputs_of_given,
+    regularised,
+)
+from models.structures import LowRank
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -123,3 +133,34 @@ def test_a_second_moment_is_made_definite_by_as_little_noise_as_does() -> None:
     assert torch.equal(found, found.T)
     noise = found - inputs.T @ inputs
     torch.testing.assert_close(noise, noise[0, 0] * torch.eye(6).double(), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_an_error_is_told_whatever_the_dtype_of_the_inputs(dtype: torch.dtype) -> None:
+    weight, second_moment = drawn(3, 5), moment(5)
+    expected = ((weight @ second_moment) * weight).sum()
+    found = output_error(weight.float(), second_moment.to(dtype))
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0)
+
+
+INDEFINITE = (-torch.eye(3), torch.diag(torch.tensor([3.0, 3, -1])), 1 - torch.eye(3))
+
+
+@pytest.mark.parametrize("ask", [output_error, partial(project, structure=LowRank(rank=1))])
+def test_what_is_no_second_moment_is_refused_by_the_error_as_by_the_projection(
+    ask: Callable[..., object],
+) -> None:
+    weight = torch.tensor([[1.0, -1, 0]])
+    for indefinite in (*INDEFINITE, INDEFINITE[2] + torch.eye(3) / 4):
+        with pytest.raises(ValueError, match="second_moment is indefinite, but"):
+            ask(weight, second_moment=indefinite)
+    with pytest.raises(ValueError, match="second_moment is 3 x 4, but a 1 x 3 matrix admits 3 x 3"):
+        ask(weight, second_moment=torch.ones(3, 4))
+    with pytest.raises(ValueError, match="second_moment is not symmetric"):
+        ask(weight, second_moment=torch.ones(3, 3).triu())
+    with pytest.raises(ValueError, match="second_moment holds numbers that are not finite"):
+        ask(weight, second_moment=torch.eye(3) * torch.nan)
+    for none in (weight[0], weight[None], weight.long()):
+        with pytest.raises(ValueError, match="but a projection admits matrices of real numbers"):
+            ask(none)
