@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.forms import Form
-from models.networks.build import build_network, check_table
+from models.forms import Form, check_forms
+from models.networks.build import build_network, check_network
 from models.spec import NetworkSpec
 
 T = TypeVar("T")
@@ -30,15 +30,15 @@ class CheckpointError(Exception):
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None
+    path: str | Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any] | None = None
 ) -> None:
     """Write tensors and a JSON-able mapping as one file, wholly or not at all."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {VALUES: json.dumps(dict(values or {}), allow_nan=False)}
-    _replace(path, lambda temporary: save_file(flat, temporary, metadata=header))
+    _replace(Path(path), lambda temporary: save_file(flat, temporary, metadata=header))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -51,49 +51,56 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, values
 
 
-def save_network(folder: Path, spec: NetworkSpec, module: nn.Module) -> None:
-    """Write the weights and the spec that says what they are; ValueError where it does not."""
-    check_table(module, spec)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, module.state_dict())
-    write_text(folder / SPEC, spec.model_dump_json(indent=2) + "\n")
+def save_network(folder: str | Path, spec: NetworkSpec, module: nn.Module) -> None:
+    """Write the weights and the spec that says what they are; ValueError where it does not.
+
+    It must say all of it: a module is saved if it is the network that `build_network` makes of it.
+    """
+    check_network(module, spec)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_tensors(Path(folder, WEIGHTS), module.state_dict())
+    write_text(Path(folder, SPEC), spec.model_dump_json(indent=2) + "\n")
 
 
-def load_spec(folder: Path) -> NetworkSpec:
+def load_spec(folder: str | Path) -> NetworkSpec:
     """Read the spec of a saved network."""
-    return _read(folder / SPEC, NetworkSpec.model_validate_json, "is not a network's spec")
+    return _read(Path(folder, SPEC), NetworkSpec.model_validate_json, "is not a network's spec")
 
 
-def save_forms(folder: Path, forms: Mapping[str, Form]) -> None:
-    """Write beside a saved network the form in which each of its structured layers runs fastest."""
-    write_text(folder / FORMS, json.dumps(dict(forms), indent=2) + "\n")
+def save_forms(folder: str | Path, forms: Mapping[str, Form]) -> None:
+    """Write beside a saved network the form in which each of its structured layers runs fastest.
+
+    ValueError for a form that there is not.
+    """
+    check_forms(forms)
+    write_text(Path(folder, FORMS), json.dumps(dict(forms), indent=2) + "\n")
 
 
-def load_forms(folder: Path) -> dict[str, Form]:
+def load_forms(folder: str | Path) -> dict[str, Form]:
     """Read what `save_forms` wrote, for `models.deployment.with_forms`."""
-    return _read(folder / FORMS, _FORMS.validate_json, "does not say in which form layers run")
+    return _read(Path(folder, FORMS), _FORMS.validate_json, "does not say in which form layers run")
 
 
-def load_network(folder: Path) -> nn.Module:
+def load_network(folder: str | Path) -> nn.Module:
     """Build a saved network and fill it, in evaluation mode; every tensor must find its place."""
     spec = load_spec(folder)
     try:
         module = build_network(spec, generator=torch.Generator())
     except ValueError as error:
-        raise CheckpointError(f"{folder / SPEC} is not a network: {error}") from error
-    tensors, _ = load_tensors(folder / WEIGHTS)
+        raise CheckpointError(f"{Path(folder, SPEC)} is not a network: {error}") from error
+    tensors, _ = load_tensors(Path(folder, WEIGHTS))
     floats = {tensor.dtype for tensor in tensors.values()}
     if len(floats) == 1:
         module.to(floats.pop())
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder / WEIGHTS} does not fit {SPEC}: {error}") from error
+        raise CheckpointError(f"{Path(folder, WEIGHTS)} does not fit {SPEC}: {error}") from error
     return module.eval()
 
 
 def export(
-    folder: Path,
+    folder: str | Path,
     spec: NetworkSpec,
     module: nn.Module,
     example: Tensor,
@@ -119,7 +126,7 @@ def export(
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         )
     traced.train(was_training)
-    _replace(folder / PROGRAM, lambda temporary: torch.export.save(program, temporary))
+    _replace(Path(folder, PROGRAM), lambda temporary: torch.export.save(program, temporary))
 
 
 def write_text(path: Path, text: str) -> None:

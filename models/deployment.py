@@ -10,11 +10,11 @@ from typing import assert_never
 import torch
 from torch import Tensor, nn
 
-from models.forms import WIN, ChosenForm, Form, LayerUse
+from models.forms import WIN, ChosenForm, Form, LayerUse, check_forms
 from models.networks.build import check_table
 from models.spec import LayerSpec, NetworkSpec
 from models.structured import DenseLinear, GblrLinear, LowRankLinear, StructuredLinear
-from models.structured.checks import check_generator
+from models.structured.checks import check_generator, check_module
 from models.structured.spectral import SpectralLinear
 from models.structures import Dense
 from models.structures.base import check_range
@@ -153,6 +153,7 @@ def with_forms(network: nn.Module, forms: Mapping[str, Form]) -> nn.Module:
 
     ValueError where a name is no layer of the network, or its layer has no such form.
     """
+    check_forms(forms)
     copied = copy.deepcopy(network)
     for name, form in forms.items():
         layer = _structured(_submodule(copied, name), name)
@@ -178,6 +179,7 @@ def _use(layer: LayerSpec, module: StructuredLinear, *, batch: int) -> LayerUse:
 
 
 def _submodule(network: nn.Module, name: str) -> nn.Module:
+    check_module("network", network)
     try:
         return network.get_submodule(name)
     except AttributeError as error:

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from models.frozen import Spec
 from models.structures import Dense, Structure
-from models.structures.base import check_divides
+from models.structures.base import check_choice, check_divides
 
 # Far above what can be trained, and low enough that the arithmetic over an absurd spec is quick: it
 # is refused by the request, not by a worker that runs out of memory.
@@ -133,9 +133,9 @@ class NetworkSpec(Spec):
 
     def with_structures(self, structures: dict[str, Structure]) -> "NetworkSpec":
         """The same network with the named layers' structures exchanged."""
-        unknown = structures.keys() - {layer.name for layer in self.layers}
-        if unknown:
-            raise ValueError(f"no layer is called {sorted(unknown)}")
+        names = [layer.name for layer in self.layers]
+        for name in structures:
+            check_choice("layer", name, names)
         layers = tuple(
             LayerSpec(
                 name=layer.name,

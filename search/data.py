@@ -4,6 +4,7 @@ import gzip
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.spec import ImageTask, Matrix, MatrixTask, Task, TextTask
+from models.structures.base import check_choice
 from search.fetch import FOLDER, place_of
 from search.spec import DATASET_TASKS, Dataset, ImageDataset, SearchSpec, dataset_task
 from search.text import encode, spread, windows
@@ -122,7 +124,9 @@ def image_data(
     """Split images 60 / 20 / 20, or those beside a given test part into training and validation.
 
     No more than `samples` are trained on; pixels have mean 0 and deviation 1 over those.
+    ValueError for what is no data set of images.
     """
+    check_choice("name", name, get_args(ImageDataset))
     images, classes, given = _images(name, fetched)
     generator = torch.Generator().manual_seed(seed)
     free = len(images) - given

@@ -12,10 +12,20 @@ from models.networks.matrix import MatrixNetwork
 from models.networks.mixer import MixerNetwork
 from models.networks.mlp import MlpNetwork
 from models.networks.vit import VitNetwork
-from models.spec import Gpt, Matrix, Mixer, Mlp, NetworkSpec, TextTask, Vit, dense_network
+from models.spec import (
+    Gpt,
+    LayerSpec,
+    Matrix,
+    Mixer,
+    Mlp,
+    NetworkSpec,
+    TextTask,
+    Vit,
+    dense_network,
+)
 from models.structured import StructuredLinear
-from models.structured.build import layer_of
-from models.structured.checks import check_generator
+from models.structured.build import empty_layer, layer_of
+from models.structured.checks import check_generator, check_module, shape_in_words
 from models.structured.trainable import outermost_layers
 from models.structures import Dense, Structure
 
@@ -48,8 +58,30 @@ def build_network(
             assert_never(spec.model)
 
 
+def check_network(network: nn.Module, spec: NetworkSpec) -> None:
+    """Raise ValueError where a network is not the one that a spec asks for, tensor by tensor."""
+    check_table(network, spec)
+    # Empty layers: nothing is drawn that takes its time.
+    asked = build_network(spec, generator=torch.Generator(), linear=_empty_layer_of).state_dict()
+    own = network.state_dict()
+    for name, tensor in asked.items():
+        shape = shape_in_words(tensor)
+        if name not in own:
+            raise ValueError(f"spec has a tensor {name}, {shape}, but the network has none")
+        if own[name].shape != tensor.shape:
+            words = f"{name} of the network is {shape_in_words(own[name])}"
+            raise ValueError(f"{words}, but in spec {shape}")
+    for name in own.keys() - asked.keys():
+        raise ValueError(f"the network has a tensor {name}, but spec has none")
+
+
+def _empty_layer_of(layer: LayerSpec) -> StructuredLinear:
+    return empty_layer(layer.structure, rows=layer.rows, columns=layer.columns, bias=layer.bias)
+
+
 def check_table(network: nn.Module, spec: NetworkSpec) -> None:
     """Raise ValueError where a network's structured layers are not those of a spec's table."""
+    check_module("network", network)
     if not isinstance(spec, NetworkSpec):
         kind = type(spec).__name__
         raise TypeError(f"spec is a {kind}, but a network admits the NetworkSpec of its layers")

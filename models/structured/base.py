@@ -144,7 +144,8 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     @final
     def extra_repr(self) -> str:
         """Shape and structure, for `print`."""
-        return f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
+        shape = f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
+        return f"{self.spec.in_words()}, {shape}"
 
 
 def _without_gradient(tensor: Tensor) -> Tensor:

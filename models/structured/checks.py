@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.structured.changes import state
@@ -75,6 +75,13 @@ def check_numbers(*, bias: object, dtype: object) -> None:
 def _said(value: object) -> str:
     """A value for messages: of a tensor the shape, which is shorter than its numbers."""
     return f"a tensor of {shape_in_words(value)}" if isinstance(value, Tensor) else repr(value)
+
+
+def check_module(name: str, value: object) -> None:
+    """Raise TypeError for what is no network and no layer."""
+    if not isinstance(value, nn.Module):
+        kind = type(value).__name__
+        raise TypeError(f"{name} is a {kind}, but this admits a torch.nn.Module")
 
 
 def check_symmetric(second_moment: Float[Tensor, "columns columns"]) -> None:

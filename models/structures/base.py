@@ -17,6 +17,7 @@ from models.frozen import Spec
 
 MOST_SIDE = 2**63 - 1  # of a tensor; and the logarithms of larger ones would not be floats
 LISTED = 4096  # divisors up to here are named in messages
+NAMED = 64  # choices of a message: of the layers of a network there may be thousands
 # What a picture's legend distinguishes.
 Tone = Literal[
     "dense",
@@ -167,9 +168,19 @@ def check_rising(name: str, values: Sequence[Any]) -> None:
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise ValueError with the argument, its value, the choice nearest to it and all there are."""
     if not isinstance(value, str) or value not in choices:
-        near = get_close_matches(str(value), choices, n=1)
-        likely = f" ({near[0]}, perhaps)" if near else ""
-        raise ValueError(f"{name} is {value!r}, but the choices are{likely} {', '.join(choices)}")
+        likely = f" ({near!r}, perhaps)" if (near := _nearest(str(value), choices)) else ""
+        # In quotes: there are names with a comma.
+        listed = ", ".join(map(repr, list(choices)[:NAMED]))
+        listed += ", ..." if len(choices) > NAMED else ""
+        raise ValueError(f"{name} is {value!r}, but the choices are{likely} {listed}")
+
+
+def _nearest(value: str, choices: Collection[str]) -> str | None:
+    """The choice that this may mean, whatever its case: one that begins so, or nearly is it."""
+    lower = {choice.lower(): choice for choice in reversed(list(choices))}
+    begun = [choice for choice in choices if value and choice.lower().startswith(value.lower())]
+    near = begun or [lower[one] for one in get_close_matches(value.lower(), lower, n=1)]
+    return near[0] if near else None
 
 
 def matrix_in_words(*, rows: int, columns: int) -> str:

@@ -227,18 +227,27 @@ def test_what_is_no_kind_is_refused_by_what_it_may_mean(kind: Any) -> None:
             ask()
 
 
-def test_a_kind_that_is_misspelt_is_guessed() -> None:
-    with pytest.raises(
-        ValueError, match=r"is 'lowrank', but .* are \(low rank, perhaps\) low rank,"
-    ):
-        saves("lowrank")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("lowrank", "low rank"),
+        ("LOW RANK", "low rank"),
+        ("BTT", "BTT, 4 x 4"),
+        ("svdp", "SVDP"),
+        ("monarch", "Monarch, rank 1"),
+    ],
+)
+def test_a_kind_that_is_misspelt_is_guessed(wrong: Any, meant: str) -> None:
+    message = f"kind is {wrong!r}, but the choices are ({meant!r}, perhaps) 'low rank', "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        saves(wrong)
 
 
 @pytest.mark.parametrize("wrong", ["flops", None])
 def test_what_is_neither_macs_nor_parameters_has_no_cost(wrong: Any) -> None:
     layer = LayerSpec(name="layer", rows=SIDE, columns=SIDE)
     for ask in (layer_cost, dense_cost, layer_weight, smallest_step):
-        with pytest.raises(ValueError, match=rf"quantity is {wrong!r}, but .* macs, parameters"):
+        with pytest.raises(ValueError, match=rf"quantity is {wrong!r}, but .* 'macs', 'param"):
             ask(layer, wrong)
 
 

@@ -125,6 +125,32 @@ def test_a_spec_of_other_layers_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_what_would_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    spec, module = network()
+    with pytest.raises(ValueError, match=r"spec has a tensor positions, 4 x 16, but the network"):
+        save_network(tmp_path / "new", spec, torch.nn.Linear(3, 3))
+    module.add_module("extra", torch.nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"network has a tensor extra\.\w+, but spec has none"):
+        save_network(tmp_path / "new", spec, module)
+    module.add_module("extra", None)
+    module.register_parameter("positions", torch.nn.Parameter(torch.zeros(4, 15)))
+    with pytest.raises(ValueError, match="positions of the network is 4 x 15, but in spec 4 x 16"):
+        save_network(tmp_path / "new", spec, module)
+    with pytest.raises(TypeError, match=r"network is a NoneType, but this admits a torch\.nn\.M"):
+        save_network(tmp_path / "new", spec, None)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_may_be_named_by_its_path_in_words(tmp_path: Path) -> None:
+    spec, module = network()
+    folder = str(tmp_path / "new")
+    export(folder, spec, module, images(2))
+    save_forms(folder, {"blocks.0.qkv": "structured"})
+    assert load_spec(folder) == spec
+    assert load_forms(folder) == {"blocks.0.qkv": "structured"}
+    assert torch.equal(load_network(folder)(images(3)), module(images(3)))
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     spec, module = network()
     save_network(tmp_path, spec, module)
@@ -156,6 +182,12 @@ def test_the_forms_of_layers_lie_beside_the_network(tmp_path: Path) -> None:
     save_forms(tmp_path, forms)
     assert load_forms(tmp_path) == forms
     assert torch.equal(load_network(tmp_path)(images(3)), module(images(3)))
+    for wrong in ({"blocks.0.qkv": "structure"}, {"blocks.0.qkv": None}):
+        with pytest.raises(ValueError, match=r"form of blocks\.0\.qkv is .* are .*'structured'"):
+            save_forms(tmp_path, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"forms is \['dense'\], but this admits forms by the"):
+        save_forms(tmp_path, ["dense"])  # type: ignore[arg-type]
+    assert load_forms(tmp_path) == forms
     (tmp_path / "forms.json").write_text('{"blocks.0.qkv": "fast"}')
     with pytest.raises(CheckpointError, match="does not say in which form layers run"):
         load_forms(tmp_path)

@@ -338,6 +338,20 @@ def test_a_form_that_the_layer_has_not_is_refused(forms: dict[str, Form], senten
         with_forms(network, forms)
 
 
+def test_what_is_no_form_or_no_network_is_refused_by_its_name() -> None:
+    network: Any = build_network(network_spec(), generator=generator())
+    wrong: Any = {"layers.1": "Structured"}
+    sentence = r"the form of layers\.1 is 'Structured', but .* \('structured', perhaps\) 'dense', "
+    with pytest.raises(ValueError, match=sentence):
+        with_forms(network, wrong)
+    for wrong in (["dense"], {1: "dense"}, None):
+        with pytest.raises(TypeError, match=r"forms is .*, but this admits forms by the names"):
+            with_forms(network, wrong)
+    for network in (None, "network"):
+        with pytest.raises(TypeError, match=r"network is a \w+, but this admits a torch\.nn\.Mod"):
+            with_forms(network, {"layers.1": "dense"})
+
+
 def test_a_pass_is_timed_even_if_the_time_for_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.deployment.SHORTEST", 0.0)
     assert seconds_taken(nn.Identity(), torch.zeros(1)) > 0

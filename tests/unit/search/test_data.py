@@ -3,6 +3,7 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,3 +233,10 @@ def test_a_text_shorter_than_a_window_is_refused() -> None:
 def test_data_that_have_not_been_fetched_are_missing(spec: SearchSpec, tmp_path: Path) -> None:
     with pytest.raises(DataMissing, match=r"is not in .*; `make data` fetches it"):
         load_data(spec, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(("wrong", "meant"), [("mnist", "mnist-5k"), ("Digits", "digits")])
+def test_what_is_no_data_set_is_refused_by_what_it_may_mean(wrong: Any, meant: str) -> None:
+    message = rf"name is {wrong!r}, but .* \({meant!r}, perhaps\) 'digits', 'mnist-5k', 'fashion-mn"
+    with pytest.raises(ValueError, match=message):
+        image_data(wrong, seed=0)
