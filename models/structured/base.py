@@ -145,7 +145,7 @@ class StructuredLinear(TrainableLayer, ABC, Generic[S]):
     def extra_repr(self) -> str:
         """Shape and structure, for `print`."""
         shape = f"rows={self.rows}, columns={self.columns}, bias={self.bias is not None}"
-        return f"{self.spec.in_words()}, {shape}"
+        return f"structure={self.spec.in_words()!r}, {shape}"
 
 
 def _without_gradient(tensor: Tensor) -> Tensor:

@@ -106,7 +106,11 @@ class StructureSpec(MatrixSpec, ABC):
 
     @abstractmethod
     def larger(self, *, rows: int, columns: int) -> "Iterator[StructureSpec]":
-        """Yield this structure's next sizes up, each with one piece more; none if it is whole."""
+        """Yield this structure's next sizes up, in no order of cost; none if it is whole.
+
+        Each has one piece more. Where padding makes the next one no sure step up, all are yielded,
+        the largest first: of blocks and groups every smaller number.
+        """
 
     @abstractmethod
     def patches(self, *, rows: int, columns: int) -> Iterator[Patch]:

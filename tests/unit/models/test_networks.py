@@ -26,6 +26,7 @@ from models.spec import (
     dense_network,
 )
 from models.structured import GblrLinear, StructuredLinear
+from models.structured.build import build_layer
 from models.structures import BlockDiagonal, Gblr, LowRank, Rectangle, Structure
 
 IMAGES = ImageTask(channels=3, height=8, width=8, classes=5)
@@ -212,3 +213,8 @@ def test_an_exported_network_takes_any_batch(model: Model, task: Task) -> None:
     for batch in (1, 5):
         inputs = example(spec, batch)
         torch.testing.assert_close(program.module()(inputs), network(inputs))
+
+
+def test_a_layer_prints_its_structure_in_words() -> None:
+    layer = build_layer(LowRank(rank=2), rows=3, columns=4, generator=torch.Generator())
+    assert str(layer) == "LowRankLinear(structure='low rank, 2', rows=3, columns=4, bias=True)"
