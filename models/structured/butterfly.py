@@ -26,6 +26,9 @@ HOPEFUL, NEAR = 0.3, 0.03
 # Gauss-Newton steps, each of which solves for all numbers of a copy at once. They are taken from
 # every start up to that side, and where each entry has so many numbers: a few then lead to zero.
 NEWTON_STEPS, SMALLEST, ABUNDANT, MOST_NUMBERS = 50, 8, 3, 1024
+# Where a closed form exists but has found nothing, the matrix hardly is a butterfly: then a copy is
+# left at whose error six steps leave more than this share, and descent has little to add.
+NEEDED_PROGRESS, STEPS_AFTER_NEWTON = 0.8, 10
 NOISE = 0.1  # on restarts: at real numbers the error is stationary in all imaginary parts
 
 
@@ -104,11 +107,14 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
             self.mixes.copy_(mixes + scale * noise)
             self._rescale(weight, None)
             if not is_closed and self._takes_newton:
-                self.mixes.copy_(self._refined(self.mixes.double(), weight))
+                progress = NEEDED_PROGRESS if self._has_closed_form else 1.0
+                self.mixes.copy_(self._refined(self.mixes.double(), weight, progress))
 
         restarts = 1 if is_closed else 2
         steps = STEPS_IF_SMALL if self.side <= SMALL else STEPS
-        best_of_restarts(self, weight, None, start, restarts=restarts, steps=steps)
+        is_hopeless = self._has_closed_form and not is_closed and self._takes_newton
+        few = STEPS_AFTER_NEWTON if is_hopeless else steps
+        best_of_restarts(self, weight, None, start, restarts=restarts, steps=few)
         if second_moment is not None:
             self._rescale(weight, second_moment)
             descend(self, weight, second_moment, steps=steps)
@@ -138,6 +144,10 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         """Every factor's outputs mix two numbers, or two complex ones; all factors are stacked."""
         parts, _, factors = self.mixes.shape[:3]
         return {"mixes": 2 * parts * factors}
+
+    @property
+    def _has_closed_form(self) -> bool:
+        return len(self.mixes) * self.spec.blocks <= 2
 
     @property
     def _takes_newton(self) -> bool:
@@ -177,7 +187,7 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         increasing = self.spec.strides == "increasing"
         if (number_of_parts, blocks) == (1, 1):
             return _parts(self._first_block(weight))
-        if number_of_parts * blocks != 2:
+        if not self._has_closed_form:
             return None
         matrices = self._squares(weight)
         if number_of_parts == 2:
@@ -208,17 +218,15 @@ class ButterflyLinear(StructuredLinear[Butterfly]):
         self,
         mixes: Float[Tensor, "parts copies factors pairs 2 2"],
         weight: Float[Tensor, "rows columns"],
+        progress: float = 1.0,
     ) -> Float[Tensor, "parts copies factors pairs 2 2"]:
         order = list(
             strides(self.levels, self.spec.blocks, increasing=self.spec.strides == "increasing")
         )
         matrices, seen = self._squares(weight), self._squares(torch.ones_like(weight)) > 0
         numbers = mixes[0] if len(mixes) == 1 else torch.complex(*mixes)
-        found = [
-            refined(copy, order, Target(matrix, told.any(1), told.any(0)), steps=NEWTON_STEPS)
-            for copy, matrix, told in zip(numbers, matrices, seen, strict=True)
-        ]
-        return _parts(torch.stack(found))
+        target = Target(matrices, seen.any(2), seen.any(1))
+        return _parts(refined(numbers, order, target, steps=NEWTON_STEPS, progress=progress))
 
     def _squares(self, weight: Float[Tensor, "rows columns"]) -> Float[Tensor, "copies side side"]:
         """The matrices that the copies stand for, zeros where the weight ends."""
