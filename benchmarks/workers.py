@@ -2,7 +2,8 @@
 
 `python -m benchmarks.workers [--quick]` prints one JSON line. Each run is an installation of its
 own, with a server and workers of one thread; all begin with the reference that an earlier search
-has left in the cache. The seconds are the rows': from the request to the end of the search.
+has left in the cache. The seconds are the rows': from the request to the end of the search. All
+takes about a quarter of an hour on two quiet cores.
 """
 
 import argparse
@@ -31,12 +32,16 @@ from service.db.session import Database, clock
 from service.settings import Settings
 from service.supervisor import Child, listen, url_of
 
-# Eight candidates, of which two may run at once wherever they run, and four baselines.
+# Eight candidates, of which two may run at once wherever they run, and four baselines. Each trains
+# some five times as long as its process takes to start. What only one worker does, the reference
+# and the measurement, must be short beside the twelve.
 SPEC: Mapping[str, Any] = {
-    "model": {"kind": "vit", "patch": 7, "width": 96, "depth": 4, "heads": 4},
+    "model": {"kind": "vit", "patch": 7, "width": 192, "depth": 2, "heads": 4},
     "dataset": "mnist-5k",
     "budget": {"ratio": 0.15},
-    "compute": {"trials": 8, "epochs": 3, "reference_epochs": 4, "parallel": 2},
+    "compute": {"trials": 8, "epochs": 12, "reference_epochs": 2, "parallel": 2},
+    # Trials of all lengths would say how they happened to fit together.
+    "sampler": {"pruner": "none"},
     "space": {
         "baselines": [
             *("dense_shrunk", "uniform_low_rank", "allocated_low_rank", "learned_low_rank")
@@ -51,6 +56,15 @@ QUICK: Mapping[str, Any] = {
 }
 TRAINED = ("baseline", "candidate")
 STARTED = "import search.run, search.sampling"  # what every trial's process loads
+PRODUCTS = """
+import time, torch
+torch.set_num_threads(1)
+matrix = torch.randn(512, 512)
+for _ in range(20): matrix @ matrix
+begun = time.perf_counter()
+for _ in range(400): matrix @ matrix
+print(time.perf_counter() - begun)
+"""
 PATIENCE_SECONDS = 3600.0
 READY_SECONDS = 60.0
 
@@ -83,7 +97,8 @@ def main() -> None:
             shutil.copytree(home / "first" / "cache", own / "cache")
             runs.append(searched(spec, own, workers=workers))
             shutil.rmtree(own)
-    print(json.dumps({"benchmark": "workers", **machine(), **told(runs, start=start_seconds())}))
+    line = told(runs, start=start_seconds()) | {"products_at_once": products_at_once()}
+    print(json.dumps({"benchmark": "workers", **machine(), **line}))
 
 
 def told(runs: Sequence[Run], *, start: float) -> dict[str, object]:
@@ -184,6 +199,22 @@ def start_seconds() -> float:
         subprocess.run([sys.executable, "-c", STARTED], check=True, env=environment)
         seconds.append(time.perf_counter() - begun)
     return min(seconds)
+
+
+def products_at_once() -> float:
+    """Return how much longer a process multiplies beside another: 1 on two cores of its own.
+
+    No search can gain more by a second worker than the machine does.
+    """
+
+    def begin() -> "subprocess.Popen[str]":
+        return subprocess.Popen([sys.executable, "-c", PRODUCTS], stdout=subprocess.PIPE, text=True)
+
+    def ended(processes: Sequence["subprocess.Popen[str]"]) -> float:
+        return statistics.mean(float(process.communicate()[0]) for process in processes)
+
+    alone = ended([begin()])
+    return round(ended([begin(), begin()]) / alone, 2)
 
 
 def _wait_for_workers(settings: Settings, workers: int, check: Callable[[], None]) -> None:
