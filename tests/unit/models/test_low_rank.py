@@ -39,7 +39,7 @@ def test_a_zero_matrix_has_no_error_and_finite_factors() -> None:
 
 
 def test_a_second_moment_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="second_moment holds what no finite inputs can have"):
+    with pytest.raises(ValueError, match="second_moment is indefinite"):
         factors(drawn(7, 10), 2, torch.full((10, 10), torch.nan))
 
 
