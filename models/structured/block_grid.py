@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from models.structured.low_rank import balancing
 from models.structured.output_error import latest, outputs, regularised
 
 MAXIMUM_SWEEPS = 20
@@ -318,9 +319,7 @@ def _orthonormal(columns: Float[Tensor, "bands height terms"]) -> Tensor:
 
 def _balanced(terms: BlockTerms) -> BlockTerms:
     """The same terms with equal norms on both sides, which gradient descent likes."""
-    left, right = terms.left.norm(dim=2), terms.right.norm(dim=3)
-    live = (left > 0) & (right > 0)
-    scale = torch.where(live, right / left.where(live, torch.ones_like(left)), 1).sqrt()
+    scale = balancing(terms.left.norm(dim=2), terms.right.norm(dim=3))
     return BlockTerms(
         terms.left * scale[:, :, None, :], terms.right / scale[..., None], terms.energies
     )

@@ -136,11 +136,22 @@ def balanced(
     row_factor: Float[Tensor, "rows terms"], column_factor: Float[Tensor, "terms columns"]
 ) -> tuple[Float[Tensor, "rows terms"], Float[Tensor, "terms columns"]]:
     """The same terms with equal norms on both sides, which gradient descent likes."""
-    row_norms, column_norms = row_factor.norm(dim=0), column_factor.norm(dim=1)
-    tiny = torch.finfo(row_factor.dtype).tiny
-    scale = (column_norms.clamp(min=tiny) / row_norms.clamp(min=tiny)).sqrt()
-    scale = torch.where((row_norms > 0) & (column_norms > 0), scale, torch.ones_like(scale))
+    scale = balancing(row_factor.norm(dim=0), column_factor.norm(dim=1))
     return row_factor * scale, column_factor / scale[:, None]
+
+
+def balancing(left: Float[Tensor, " *terms"], right: Float[Tensor, " *terms"]) -> Tensor:
+    """What to multiply norms on the left by, and divide those on the right by, to make them equal.
+
+    A term with zeros on one side gets on the other what is usual: else a descent that brings it to
+    life would depend on the scale of the matrix.
+    """
+    live = (left > 0) & (right > 0)
+    usual = (left * right)[live].mean().sqrt() if live.any() else left.new_ones(())
+    one = torch.ones_like(left)
+    to_left, to_right = usual / left.where(left > 0, one), right.where(right > 0, one) / usual
+    alone = torch.where(left > 0, to_left, torch.where(right > 0, to_right, one))
+    return torch.where(live, (right / left.where(live, one)).sqrt(), alone)
 
 
 def factors(

@@ -11,6 +11,7 @@ from models.structured.block_sparse import error_curve as block_sparse_curve
 from models.structured.btt import MANY_INPUTS
 from models.structured.btt import error_curve as btt_curve
 from models.structured.build import build_layer, project
+from models.structured.descent import layer_parameters
 from models.structured.output_error import output_error, regularised
 from models.structures import BlockDiagonal, BlockLowRank, BlockSparse, Btt, LowRank, Structure
 
@@ -214,3 +215,10 @@ def test_a_matrix_of_zeros_is_no_trouble() -> None:
             layer = project(zero, structure, second_moment=given)
             assert torch.equal(layer.to_dense(), zero)
     assert block_sparse_curve(torch.zeros(3, 4), tile=2).errors.tolist() == [0] * 4
+
+
+def test_terms_with_nothing_to_do_are_as_large_as_the_others_at_any_scale() -> None:
+    weight, structure = drawn(5, 5), BlockLowRank(ranks=((0, 0), (0, 0), (2, 0)))  # of one row
+    plain, small = (project(scale * weight, structure) for scale in (1.0, 2.0**-8))
+    for large, tiny in zip(layer_parameters(plain), layer_parameters(small), strict=True):
+        assert torch.equal(tiny, 2.0**-4 * large)
