@@ -312,7 +312,8 @@ def _descend(white: _White, start: BlockTerms, keep: Tensor) -> BlockTerms:
 
 def _orthonormal(columns: Float[Tensor, "bands height terms"]) -> Tensor:
     if columns.shape[2] == 1:  # a tenth of the time
-        return functional.normalize(columns, dim=1)
+        size: Tensor = columns.norm(dim=1, keepdim=True)
+        return columns / size.where(size > 0, torch.ones_like(size))
     basis: Tensor = torch.linalg.qr(columns).Q
     return basis
 

@@ -222,3 +222,14 @@ def test_terms_with_nothing_to_do_are_as_large_as_the_others_at_any_scale() -> N
     plain, small = (project(scale * weight, structure) for scale in (1.0, 2.0**-8))
     for large, tiny in zip(layer_parameters(plain), layer_parameters(small), strict=True):
         assert torch.equal(tiny, 2.0**-4 * large)
+
+
+@torch.no_grad()
+def test_the_smallest_weights_are_fitted_to_their_outputs_as_well_as_others() -> None:
+    inputs = moment(5) * 1e-10
+    errors: list[float] = []
+    for weight in (drawn(2, 5), drawn(2, 5) * 2.0**-20):
+        layer = project(weight, Btt(input_blocks=2, output_blocks=1), second_moment=inputs)
+        error = output_error(weight - layer.to_dense(), inputs)
+        errors.append(float(error / output_error(weight, inputs)))
+    assert errors[1] == pytest.approx(errors[0], rel=1e-6)
