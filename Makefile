@@ -45,9 +45,10 @@ test: $(STAMP)  ## Run every test, with coverage
 		--cov --cov-append --cov-report= $(TWO_BY_TWO)
 	$(BIN)/python -m coverage report
 
-proof: $(STAMP)  ## Whole, what the tests run shortened: the demo's search, compiled layers (minutes)
+proof: $(STAMP)  ## Whole, what the tests run shortened: the demo's search, compiled layers, fresh laws
 	FULL_PROOF=1 $(BIN)/python -m pytest tests/integration/test_demo_on_servers.py
 	FULL_PROOF=1 $(BIN)/python -m pytest tests/unit/models/test_compilation.py -k generated
+	FULL_PROOF=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/properties
 
 golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
 	$(BIN)/python -m tests.golden.test_losses
