@@ -1,5 +1,6 @@
 """Every failure that a client can cause, with its status: the message is a sentence for it."""
 
+from collections.abc import Mapping
 from typing import ClassVar, final
 
 
@@ -9,10 +10,17 @@ class ServiceError(Exception):
     status: ClassVar[int]
     code: ClassVar[str]
 
-    def __init__(self, sentence: str, *, field: str | None = None) -> None:
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.field = field
+        self.headers = headers
 
 
 @final
@@ -102,3 +110,33 @@ class IdempotencyConflict(ServiceError):
 
     status = 409
     code = "idempotency_conflict"
+
+
+@final
+class KeyRefused(ServiceError):
+    """No key came, or one that opens nothing (any more)."""
+
+    status = 401
+    code = "key_refused"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, headers={"WWW-Authenticate": "Bearer"})
+
+
+@final
+class ScopeMissing(ServiceError):
+    """The key is good, but not for this."""
+
+    status = 403
+    code = "scope_missing"
+
+
+@final
+class KeyNotFound(ServiceError):
+    """No key has this id."""
+
+    status = 404
+    code = "key_not_found"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no key {key_id!r}")

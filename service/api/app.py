@@ -9,16 +9,29 @@ from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from service.api import problems
+from service.api.door import ANSWERS, Door
 from service.api.requests import RequestGate, RequestIdFilter
-from service.api.routes import artifacts, catalogue, compare, events, health, searches, trials
+from service.api.routes import (
+    artifacts,
+    catalogue,
+    compare,
+    events,
+    health,
+    keys,
+    searches,
+    trials,
+)
 from service.dashboard import pages
 from service.db.session import Database
 from service.settings import Settings, get_settings
 
+# A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
 ROUTES = (searches, trials, events, artifacts, compare, catalogue, health)
+# Whatever the method, these want a key with the scope `admin`.
+ADMINISTRATION = (keys,)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -42,11 +55,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_upload_bytes=installation.max_upload_bytes,
     )
     for routes in ROUTES:
-        app.include_router(routes.router, prefix="/v1")
-        app.include_router(routes.router, include_in_schema=False)
-    app.include_router(pages.router, include_in_schema=False)
+        _include(app, routes.router, Door())
+    for routes in ADMINISTRATION:
+        _include(app, routes.router, Door("admin"))
+    _include(app, health.open_to_all, None)
+    app.include_router(pages.router, include_in_schema=False, dependencies=[Depends(Door())])
     app.mount("/static", pages.STATIC)
     return app
+
+
+def _include(app: FastAPI, router: APIRouter, door: Door | None) -> None:
+    """Answer under /v1 and, for short, without it."""
+    dependencies = [] if door is None else [Depends(door)]
+    answers = {} if door is None else ANSWERS
+    app.include_router(router, prefix="/v1", dependencies=dependencies, responses=answers)
+    app.include_router(router, include_in_schema=False, dependencies=dependencies)
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from search.spec import SearchSpec, SpecError
@@ -74,7 +75,9 @@ def install(app: FastAPI) -> None:
 def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     wrong = (Fault(error.field, error.sentence),) if error.field is not None else ()
-    return _told(request, error.status, error.sentence, code=error.code, wrong=wrong)
+    return _told(
+        request, error.status, error.sentence, code=error.code, wrong=wrong, headers=error.headers
+    )
 
 
 def _spec_error(request: Request, error: Exception) -> Response:
@@ -85,9 +88,18 @@ def _spec_error(request: Request, error: Exception) -> Response:
 
 def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    wrong = faults(error.errors(), body=error.body, schema=SEARCH_SCHEMA)
+    wrong = faults(error.errors(), body=error.body, schema=_schema_of_body(request))
     detail = "; ".join(fault.sentence for fault in wrong)
     return _told(request, 422, detail, code="malformed", wrong=wrong)
+
+
+def _schema_of_body(request: Request) -> Mapping[str, Any]:
+    """The schema that a body was to follow; of a merge patch, that of what it changes."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    kind = field.field_info.annotation if field is not None else None
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not SearchSpec:
+        return kind.model_json_schema()
+    return SEARCH_SCHEMA
 
 
 def _http_error(request: Request, error: Exception) -> Response:

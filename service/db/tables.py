@@ -74,9 +74,15 @@ class SearchRow(Base):
     """A search: what was asked, what arithmetic knew about it, where it stands."""
 
     __tablename__ = "searches"
-    __table_args__ = (Index(None, "created_at", "id"), Index(None, "state"))
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "state"),
+        Index(None, "key_id", "state"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    # Whose quota it counts against; of nobody in particular where there are no keys.
+    key_id: Mapped[str | None] = mapped_column(String(40))
     name: Mapped[str | None]
     model: Mapped[str]
     dataset: Mapped[str | None]
@@ -207,6 +213,7 @@ class ArtifactRow(Base):
     __tablename__ = "artifacts"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    key_id: Mapped[str | None] = mapped_column(String(40), index=True)
     kind: Mapped[str] = mapped_column(String(16))
     sha256: Mapped[str] = mapped_column(String(64))
     bytes: Mapped[int]
@@ -238,3 +245,31 @@ class AnswerRow(Base):
     status: Mapped[int | None]
     answer: Mapped[Json | None]
     created_at: Mapped[datetime]
+
+
+@final
+class KeyRow(Base):
+    """An API key: `id` is its public part, and of the whole only the SHA-256 is here."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str]
+    scopes: Mapped[list[str]]
+    sha256: Mapped[str] = mapped_column(String(64))
+    quota: Mapped[Json | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+@final
+class SessionRow(Base):
+    """Somebody who has shown a key to the pages: the SHA-256 of the cookie, and until when."""
+
+    __tablename__ = "sessions"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]

@@ -13,6 +13,17 @@ from service.jobs.attempts import (
     renew,
     save_settings,
 )
+from service.jobs.keys import (
+    ANYBODY,
+    Actor,
+    KeyView,
+    any_key,
+    any_usable_key,
+    create_key,
+    key_of,
+    list_keys,
+    revoke_key,
+)
 from service.jobs.reading import (
     events,
     get_search,
@@ -59,6 +70,8 @@ from service.jobs.warm import cloned
 from service.jobs.workers import living_workers, note_worker
 
 __all__ = [
+    "ANYBODY",
+    "Actor",
     "ArtifactView",
     "BestView",
     "Claim",
@@ -68,6 +81,7 @@ __all__ = [
     "EventView",
     "Front",
     "FrontPoint",
+    "KeyView",
     "PastTrial",
     "Point",
     "ProgressView",
@@ -80,11 +94,14 @@ __all__ = [
     "TrialView",
     "WarmStartView",
     "add_artifact",
+    "any_key",
+    "any_usable_key",
     "cancel",
     "claim",
     "claimed",
     "cloned",
     "compare",
+    "create_key",
     "dense_network",
     "events",
     "finish",
@@ -93,7 +110,9 @@ __all__ = [
     "get_search",
     "get_trial",
     "hints_due",
+    "key_of",
     "layer_costs",
+    "list_keys",
     "list_searches",
     "list_trials",
     "living_workers",
@@ -109,6 +128,7 @@ __all__ = [
     "renew",
     "report",
     "resolve_spec",
+    "revoke_key",
     "save_settings",
     "submit",
 ]
