@@ -121,16 +121,21 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         raise SpecError(error.field, error.sentence) from error
     smallest = 0
     if quantity != "latency":
-        least = least_costs(layers, rules, quantity, spec.space.structures)
+        _check_ranks_save([layer for layer in layers if layer.name not in rules])
+        structures = spec.space.structures
+        least = least_costs(layers, rules, quantity, structures)
         smallest = sum(least.values())
+        remedies = ("relax the rules, " if rules else "") + (
+            "" if "low rank" in structures else "admit other structures, "
+        )
         for index, budget in enumerate(budgets):
             if budget < smallest:
                 raise BudgetUnreachable(
                     budget_field(spec.budget, index),
                     f"a budget of {budget:,} {UNITS[quantity]} cannot be reached: "
-                    f"{in_the_way(least, rules)} {smallest:,} "
-                    f"(ratio {math.ceil(smallest / dense * 10_000) / 10_000:.4f}); ask for at "
-                    f"least that, {'relax the rules, ' if rules else ''}or exclude layers",
+                    f"{in_the_way(least, rules, structures)} {smallest:,} "
+                    f"(ratio {_up(smallest / dense):.4f}); ask for at least that, {remedies}or "
+                    "exclude layers",
                 )
     _check_limits(spec.limits, network, layers)
     return ResolvedSearch(
@@ -144,6 +149,11 @@ def resolve(spec: SearchSpec, *, matrix: MatrixTask | None = None) -> ResolvedSe
         structures=spec.space.structures,
         rules=rules,
     )
+
+
+def _up(ratio: float) -> float:
+    """Round to four digits so that what is asked for with them suffices."""
+    return math.ceil(ratio * 10_000) / 10_000
 
 
 def budget_field(budget: Budget, index: int) -> str:
@@ -178,10 +188,21 @@ def check_in_time(resolved: ResolvedSearch, budget: Budget) -> None:
                 budget_field(budget, index),
                 f"{allowed / WHOLE:.4f} of the dense layers' time cannot be reached: measured "
                 f"here, the {len(least)} eligible layers take at least a ratio of "
-                f"{math.ceil(smallest / WHOLE * 10_000) / 10_000:.4f} ({dearest}); ask for at "
-                f"least that, {'relax the rules, ' if rules else ''}admit other structures, or "
-                "exclude layers",
+                f"{_up(smallest / WHOLE):.4f} ({dearest}); ask for at least that, "
+                f"{'relax the rules, ' if rules else ''}admit other structures, or exclude layers",
             )
+
+
+def _check_ranks_save(layers: list[LayerSpec]) -> None:
+    """Refuse to search layers of one row or one column, which no structure makes cheaper."""
+    vectors = [layer for layer in layers if min(layer.rows, layer.columns) == 1]
+    if vectors:
+        named = ", ".join(f"{one.name} ({one.rows} x {one.columns})" for one in vectors)
+        raise SpecError(
+            "layers.exclude",
+            f"rank 1 costs more than dense in {named}; exclude what has one row or one column, or "
+            "keep it dense by a rule",
+        )
 
 
 def _check_can_be_timed(spec: SearchSpec) -> None:

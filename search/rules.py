@@ -104,22 +104,36 @@ def least_costs(
     quantity: Counted,
     structures: Sequence[Kind],
 ) -> dict[str, int]:
-    """Return what each layer costs at least: rank 1, or the smallest that its rule admits."""
+    """Return what each layer costs at least: the smallest size that its rule admits.
+
+    A layer without a rule takes the smallest of the search's structures, but no less than rank 1.
+    """
     least = {}
     for layer in layers:
         rule = rules.get(layer.name)
-        found = rule and smallest_cost(layer, rule.kinds(structures), quantity)
-        least[layer.name] = found or layer_weight(layer, quantity) * (layer.rows + layer.columns)
+        rank_one = layer_weight(layer, quantity) * (layer.rows + layer.columns)
+        if rule is not None:
+            least[layer.name] = smallest_cost(layer, rule.kinds(structures), quantity) or rank_one
+        elif "low rank" in structures:
+            least[layer.name] = rank_one
+        else:
+            kinds: tuple[MenuKind, ...] = ("dense", *structures)
+            least[layer.name] = max(rank_one, smallest_cost(layer, kinds, quantity) or 0)
     return least
 
 
-def in_the_way(least: Mapping[str, int], rules: Mapping[str, Rule]) -> str:
+def in_the_way(
+    least: Mapping[str, int], rules: Mapping[str, Rule], structures: Sequence[Kind]
+) -> str:
     """Say what makes the layers cost at least that much, to be followed by the sum."""
-    if not rules:
-        return f"rank 1 in all {len(least)} eligible layers costs"
-    dearest = sorted(rules, key=lambda name: -least[name])[:3]
+    dearest = sorted(rules or least, key=lambda name: -least[name])[:3]
     named = ", ".join(f"{name} at least {least[name]:,}" for name in dearest)
-    return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
+    if rules:
+        return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
+    if "low rank" in structures:
+        return f"rank 1 in all {len(least)} eligible layers ({named}) costs"
+    smallest = f"the smallest of {', '.join(structures)}"
+    return f"{smallest} in all {len(least)} eligible layers ({named}) costs at least"
 
 
 def smallest_cost(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Counted) -> int | None:

@@ -449,6 +449,8 @@ def run_search(
         raise SpecError(
             "warm_start", "names a search of the service; without it, give candidates as `earlier`"
         )
+    if spec.dataset is not None:  # of a matrix, its file says how large it is
+        resolve(spec)
     history: list[FinishedTrial] = []
     outcomes: dict[int, TrialOutcome] = {}
     for planned in planned_trials(spec):

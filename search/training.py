@@ -29,10 +29,14 @@ class StoppedError(Exception):
 
 
 class NotFiniteError(ArithmeticError):
-    """A loss that is no number: the step, and the first layer whose weights or gradient are not."""
+    """A loss that is not finite: the step, and the first layer whose weights or outputs are not.
 
-    def __init__(self, step: int, layer: str) -> None:
-        super().__init__(f"the loss is not finite at step {step}, first seen in layer {layer}")
+    Where all are finite, the loss alone has overflown.
+    """
+
+    def __init__(self, step: int, layer: str | None) -> None:
+        where = "" if layer is None else f", first seen in layer {layer}"
+        super().__init__(f"the loss is not finite at step {step}{where}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,21 +239,20 @@ def fit(
                 if stop:
                     raise StoppedError
                 after_backward(step)
-                _check_finite(loss, network, step)
+                _check_finite(loss, step, network, problem.data.train, indices)
                 optimiser.step()
                 after_step(step)
                 progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
             if not team.leads:
                 continue
             validation, accuracy = evaluate(network, problem.data, problem.data.validation)
-            if not math.isfinite(validation):
-                raise NotFiniteError((epoch + 1) * per_epoch, _first_not_finite(network))
+            done, held_out = (epoch + 1) * per_epoch, problem.data.validation
+            _check_finite(torch.tensor(validation), done, network, held_out)
             losses.append(validation)
             _save(checkpoint, phase, losses, network, optimiser)
             metrics = {"training_loss": loss.item(), "validation_loss": validation}
             if accuracy is not None:
                 metrics["validation_accuracy"] = accuracy
-            done = (epoch + 1) * per_epoch
             update = Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics)
             progress.report(update)
             after_epoch(done, validation)
@@ -293,19 +296,38 @@ def checkpoint_phase(checkpoint: Path) -> str | None:
     return str(notes["phase"])
 
 
-def _check_finite(loss: Tensor, network: nn.Module, step: int) -> None:
+def _check_finite(
+    loss: Tensor, step: int, network: nn.Module, split: Split, indices: Tensor | None = None
+) -> None:
+    """Raise NotFiniteError for such a loss of a split, or of some of its samples."""
     if not torch.isfinite(loss):
-        raise NotFiniteError(step, _first_not_finite(network))
+        inputs = split.inputs if indices is None else split.inputs[indices]
+        raise NotFiniteError(step, _first_not_finite(network, inputs))
 
 
-def _first_not_finite(network: nn.Module) -> str:
-    """Look at weights first: one that is no number spoils the gradients of all layers before it."""
-    named = list(network.named_parameters())
-    gradients = [(name, p.grad) for name, p in named if p.grad is not None]
-    for name, values in (*named, *gradients):
-        if not torch.isfinite(values).all():
-            return name
-    return "output"
+def _first_not_finite(network: nn.Module, inputs: Tensor) -> str | None:
+    """Name the first layer whose weights are not finite or, where all are, whose outputs are not.
+
+    Gradients would not tell: those of a loss that is not finite are so in no layer.
+    """
+    for name, weight in network.named_parameters():
+        if not torch.isfinite(weight).all():
+            return name.rpartition(".")[0] or name
+    found: list[str] = []
+
+    def look(name: str, outputs: Tensor) -> None:
+        if not found and isinstance(outputs, Tensor) and not torch.isfinite(outputs).all():
+            found.append(name)
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, out, name=name: look(name, out))
+        for name, module in network.named_modules()
+        if name
+    ]
+    answers(network, inputs)
+    for hook in hooks:
+        hook.remove()
+    return found[0] if found else None
 
 
 def _save(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from models.cost import dense_cost
-from models.spec import LayerSpec
+from models.spec import LayerSpec, Mlp
 from models.structures.sizes import KINDS, Kind, cost, grid
 from search.plan import planned_trials
 from search.resolved import resolve
@@ -59,6 +59,25 @@ def test_a_budget_that_rules_put_out_of_reach_is_refused_with_the_layers_in_the_
         ruled({"match": "layers.0", "structures": ["dense"]})
     assert t.value.field == "budget"
     assert ruled({"match": "layers.0", "structures": ["dense"]}, ratio=0.9).smallest_cost == 1052
+
+
+def test_a_budget_below_the_smallest_of_the_named_structures_is_refused_before_training() -> None:
+    space = {"structures": ["BTT, 4 x 4"]}
+    with pytest.raises(BudgetUnreachable, match=r"BTT.*in all 2.*layers\.0 at least 320") as told:
+        resolve(tiny(space=space, budget={"ratio": 0.3}))
+    assert "admit other structures" in told.value.sentence
+    enough = resolve(tiny(space=space, budget={"ratio": 0.4}))
+    assert enough.smallest_cost <= enough.budget
+
+
+def test_a_layer_of_one_row_is_refused_by_name_unless_a_rule_keeps_it_dense() -> None:
+    narrow = Mlp(hidden=(16, 1))
+    with pytest.raises(SpecError, match=r"more than dense in layers\.1 \(1 x 16\)") as told:
+        resolve(tiny(model=narrow))
+    assert told.value.field == "layers.exclude"
+    assert resolve(tiny(model=narrow, layers={"exclude": ["layers.1"]})).eligible == ("layers.0",)
+    rules = [{"match": "layers.1", "structures": ["dense"]}]
+    assert resolve(tiny(model=narrow, layers={"rules": rules})).rules.keys() == {"layers.1"}
 
 
 def test_no_narrower_network_competes_where_rules_bind_layers() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -329,9 +330,19 @@ def test_a_search_without_its_data_ends_with_the_remedy(tmp_path: Path) -> None:
         run_search(text_spec(), folder=tmp_path, threads=1, fetched=tmp_path)
 
 
-def test_a_spec_that_can_never_work_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no layer"):
-        run_search(tiny(layers={"include": ["nothing"]}), folder=tmp_path, threads=1)
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"layers": {"include": ["nothing"]}}, "no layer"),
+        ({"budget": {"ratio": 0.001}}, "rank 1 in all 2 eligible layers"),
+    ],
+)
+def test_a_spec_that_can_never_work_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        run_search(tiny(**changes), folder=tmp_path, threads=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_step_an_epoch_still_holds_the_budget(tmp_path: Path) -> None:

@@ -146,7 +146,20 @@ def test_a_loss_that_is_no_number_names_the_step_and_the_layer(
     module = network(trained)
     with torch.no_grad():
         module.get_parameter(f"{spoilt}.weight")[0, 0] = math.nan
-    with pytest.raises(NotFiniteError, match=f"not finite at step 0, first seen in layer {spoilt}"):
+    with pytest.raises(NotFiniteError, match=f"finite at step 0, first seen in layer {spoilt}$"):
+        train(module, problem, checkpoint)
+
+
+def test_a_layer_whose_outputs_overflow_is_named_though_all_weights_are_finite(
+    trained: Trained, problem: Problem, checkpoint: Path
+) -> None:
+    module = network(trained)
+    with torch.no_grad():
+        module.get_parameter("layers.0.weight").mul_(1e30)
+        module.get_parameter("layers.1.weight").mul_(1e30)
+    with pytest.raises(
+        NotFiniteError, match=r"not finite at step 0, first seen in layer layers\.1$"
+    ):
         train(module, problem, checkpoint)
 
 
