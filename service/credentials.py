@@ -15,7 +15,12 @@ SECRET_BYTES = 32
 KEY = re.compile(r"(?P<id>mtn_[0-9a-f]{12})_[0-9a-f]{64}")
 # As loose as a careless paste: what follows a public part is never shown.
 _NEARLY_A_KEY = re.compile(r"(mtn_[0-9a-f]{12})_\w+")
-_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*):[^/\s@]+@")
+_REDACTED = (
+    (_NEARLY_A_KEY, r"\1_***"),
+    (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), r"\1:***@"),  # a password in a URL
+    (re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),
+    (re.compile(r"(?i)(\bbearer )[\w.~+/=-]+"), r"\1***"),
+)
 
 
 @final
@@ -56,4 +61,6 @@ def matches(text: str, stored: str) -> bool:
 
 def redacted(text: str) -> str:
     """The same text without the secrets that are known by their looks."""
-    return _PASSWORD_IN_URL.sub(r"\1:***@", _NEARLY_A_KEY.sub(r"\1_***", text))
+    for pattern, shown in _REDACTED:
+        text = pattern.sub(shown, text)
+    return text

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = 256 * 1024 * 1024
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
 
     @property
     def data_folder(self) -> Path:

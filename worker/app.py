@@ -1,10 +1,10 @@
 """The worker's process: `celery -A worker.app worker` takes hints, and this keeps them coming."""
 
-import logging
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
+from service import logs
 from service.db.session import Database
 from service.queue import celery_app
 from service.settings import get_settings
@@ -14,12 +14,15 @@ from worker.tasks import register
 
 app = celery_app()
 settings = get_settings()
-# Celery keeps to warnings unless it is told otherwise on its command line.
-logging.getLogger("worker").setLevel(settings.log_level)
 database = Database(settings.database)
 children = Children(settings, database)
 recovery = Recovery(settings, database)
 register(app, children)
+
+
+def log(**_: Any) -> None:
+    """Log as the service does; that anything listens to this signal keeps Celery from its own."""
+    logs.configure(settings)
 
 
 def begin(**_: Any) -> None:
@@ -33,5 +36,6 @@ def end(**_: Any) -> None:
     children.stop()
 
 
+setup_logging.connect(log)
 worker_ready.connect(begin)
 worker_shutting_down.connect(end)

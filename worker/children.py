@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import final
 
-from service import jobs
+from service import jobs, logs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings
@@ -40,12 +40,13 @@ class Children:
         claim = None if self._stopping.is_set() else self._claim(trial_id)
         if claim is None:
             return
-        log.info("trial %s begins, attempt %d", trial_id, claim.attempt)
-        folder = self._store.attempt(claim.search_id, claim.planned.number, claim.attempt)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        logged = folder.with_suffix(".log")
-        code = self._wait(claim, logged)
-        self._release(claim, code, logged)
+        with logs.about(**facts(claim)):
+            log.info("trial %s begins, attempt %d", trial_id, claim.attempt)
+            folder = self._store.attempt(claim.search_id, claim.planned.number, claim.attempt)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            logged = folder.with_suffix(".log")
+            code = self._wait(claim, logged)
+            self._release(claim, code, logged)
         send_hints(self._settings, self._database)
 
     def stop(self) -> None:
@@ -110,6 +111,16 @@ class Children:
         log.info("trial %s ended, exit status %d", claim.trial_id, code)
         if code or left:
             log.warning("the end of %s:\n%s", logged, _tail(logged))
+
+
+def facts(claim: jobs.Claim) -> dict[str, object]:
+    """What is logged of an attempt says so."""
+    return {
+        "request_id": claim.request_id,
+        "search_id": claim.search_id,
+        "trial": claim.planned.number,
+        "attempt": claim.attempt,
+    }
 
 
 def _tail(path: Path) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from search.spec import LearnerSettings
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
-from service import jobs
+from service import jobs, logs
 from service.artifacts import FolderStore
 from service.db.session import Database, clock
 from service.settings import Settings, get_settings
+from worker.children import facts
 from worker.parent import die_with
 from worker.progress import RowProgress, in_transaction
 
@@ -28,13 +29,14 @@ def main(trial_id: str, attempt: int, parent: int) -> None:
     """Run the attempt, if it is still ours to run, and write how it ended."""
     die_with(parent)
     settings = get_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(settings)
     database = Database(settings.database)
     with database.read() as session:
         claim = jobs.claimed(session, trial_id, attempt=attempt)
     if claim is None:
         log.info("attempt %d at %s has been replaced", attempt, trial_id)
         return
+    logs.note(**facts(claim))
     progress = RowProgress(database, claim, lease=timedelta(seconds=settings.lease_seconds))
     # The worker speaks for a terminal's Ctrl-C: its child is asked once, by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

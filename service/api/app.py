@@ -1,7 +1,6 @@
 """The application: routes under /v1 and without it, pages, one gate in front of all of them."""
 
 import asyncio
-import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +10,10 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
+from service import logs
 from service.api import problems
 from service.api.door import ANSWERS, Door
-from service.api.requests import RequestGate, RequestIdFilter
+from service.api.requests import RequestGate
 from service.api.routes import (
     artifacts,
     catalogue,
@@ -37,7 +37,7 @@ ADMINISTRATION = (keys,)
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; uvicorn calls this with the environment's settings."""
     installation = settings or get_settings()
-    _log_with_request_ids(installation.log_level)
+    logs.configure(installation, "service", "uvicorn")
     app = FastAPI(
         title="matnas",
         summary="Neural architecture search over matrix structures, as a service.",
@@ -104,15 +104,3 @@ def _hearing_signals(stopping: asyncio.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _log_with_request_ids(level: str) -> None:
-    shown = logging.StreamHandler()
-    shown.addFilter(RequestIdFilter())
-    shown.setFormatter(
-        logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s")
-    )
-    for name in ("service", "uvicorn"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [shown], False
-        logger.setLevel(level)

@@ -3,7 +3,6 @@
 import logging
 import re
 import time
-from contextvars import ContextVar
 from typing import final
 from uuid import uuid4
 
@@ -12,13 +11,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.api.problems import SECURITY_HEADERS, problem
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[\w.-]+)(:\d+)?", re.ASCII)
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
-current_request: ContextVar[str] = ContextVar("current_request", default="-")
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +46,7 @@ class RequestGate:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
-        current_request.set(request_id)
+        logs.note(request_id=request_id)
         started, status = time.monotonic(), 500
 
         async def send_named(message: Message) -> None:
@@ -62,13 +61,7 @@ class RequestGate:
             counted = _counted(receive, self._limit(scope))
             await (refused or self._app)(scope, counted, _plain_errors_told(send_named, scope))
         finally:
-            logger.info(
-                "%s %s %d %.0f ms",
-                scope["method"],
-                scope["path"].encode("unicode_escape").decode(),
-                status,
-                1000 * (time.monotonic() - started),
-            )
+            _log(scope, status, 1000 * (time.monotonic() - started))
 
     def _limit(self, scope: Scope) -> int:
         uploads = scope["method"] == "PUT" and scope["path"].endswith("/artifacts")
@@ -91,14 +84,17 @@ class RequestGate:
         return None
 
 
-@final
-class RequestIdFilter(logging.Filter):
-    """Puts the request's id on every record, so that a format may show it."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let everything pass, named."""
-        record.request_id = current_request.get()
-        return True
+def _log(scope: Scope, status: int, milliseconds: float) -> None:
+    path = scope["path"].encode("unicode_escape").decode()
+    named = scope.get("path_params", {})
+    extra = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "milliseconds": round(milliseconds, 1),
+        **{name: named[name] for name in ("search_id",) if name in named},
+    }
+    logger.info("%s %s %d %.0f ms", scope["method"], path, status, milliseconds, extra=extra)
 
 
 def dress(headers: MutableHeaders, request_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from service.db.tables import Base
+from service.db.tables import Base, CounterRow
 
 
 def insert_or_replace(
@@ -29,6 +29,13 @@ def insert_if_new(
     statement = _insert(session, table).values(row).on_conflict_do_nothing(index_elements=key)
     column = getattr(table, key[0])
     return session.execute(statement.returning(column)).first() is not None
+
+
+def add_one(session: Session, name: str) -> None:
+    """Count one more under this name."""
+    statement = _insert(session, CounterRow).values(name=name, value=1)
+    more = CounterRow.value + 1
+    session.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": more}))
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:

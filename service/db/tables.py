@@ -101,6 +101,9 @@ class SearchRow(Base):
     profile: Mapped[Json | None] = mapped_column(deferred=True)
     warm_start: Mapped[Json | None]
     earlier: Mapped[list[Json] | None] = mapped_column(deferred=True)
+    # The request that last decided on the search, and the trace that its work belongs to.
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    trace: Mapped[str | None] = mapped_column(String(60))
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
@@ -127,7 +130,11 @@ class TrialRow(Base):
     """A trial: `attempt` is the fencing number, `losses` counts the attempts whose worker died."""
 
     __tablename__ = "trials"
-    __table_args__ = (UniqueConstraint("search_id", "number"), Index(None, "state", "lease_until"))
+    __table_args__ = (
+        UniqueConstraint("search_id", "number"),
+        Index(None, "state", "lease_until"),
+        Index(None, "state", "ready_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(60), primary_key=True)
     search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
@@ -145,6 +152,7 @@ class TrialRow(Base):
     owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     hinted_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]  # since when it waits for nothing but a worker
     settings: Mapped[Json | None]
     network: Mapped[Json | None] = mapped_column(deferred=True)
     metrics: Mapped[Json | None]
@@ -232,6 +240,16 @@ class WorkerRow(Base):
 
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     seen_at: Mapped[datetime]
+
+
+@final
+class CounterRow(Base):
+    """How often something has happened, over all processes and restarts."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    value: Mapped[int]
 
 
 @final

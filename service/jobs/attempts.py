@@ -48,7 +48,7 @@ def claim(
     spec = SearchSpec.model_validate(search.spec)
     if trial not in ready(search, trials_of(session, search.id), spec, now=now):
         return None
-    cause = Cause(f"worker {owner}", now)
+    cause = Cause(f"worker {owner}", now, request_id=search.request_id)
     taken = move_trial(
         session,
         trial,
@@ -125,7 +125,7 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
     trial = _running(session, claim.trial_id, claim.attempt)
     if trial is None:
         return False
-    cause = Cause(f"worker {trial.owner}", now, ending.reason, ending.sentence)
+    cause = Cause(f"worker {trial.owner}", now, ending.reason, ending.sentence, search.request_id)
     values: dict[str, Any] = {}
     if ending.network is not None:
         values["network"] = ending.network.model_dump(mode="json")
@@ -167,7 +167,7 @@ def release(
     trial = _running(session, trial_id, attempt)
     if trial is None:
         return False
-    cause = Cause(f"worker {trial.owner}", now, reason, sentence)
+    cause = Cause(f"worker {trial.owner}", now, reason, sentence, search.request_id)
     if reason == "worker_lost":
         moved = lose(session, trial, cause, max_attempts=max_attempts)
     else:
@@ -196,6 +196,8 @@ def _claim(session: Session, trial: TrialRow, search: SearchRow, spec: SearchSpe
         settings=None if settings is None else LearnerSettings.model_validate(settings),
         history=past_trials(session, trial.search_id, plan, needed),
         earlier=_earlier(search, planned),
+        request_id=search.request_id,
+        trace=search.trace,
     )
 
 

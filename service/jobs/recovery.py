@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, or_, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from search.spec import SearchSpec
 from service.db.tables import SearchRow, TrialRow
 from service.jobs.past import optional, ready
-from service.jobs.transitions import Cause, advance, lock_search, lose, move_trial, trials_of
+from service.jobs.transitions import (
+    REAPER,
+    Cause,
+    advance,
+    lock_search,
+    lose,
+    move_trial,
+    trials_of,
+)
 from service.lifecycle import CLAIMABLE_SEARCH_STATES
 
 
@@ -43,7 +51,7 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
     session.execute(
         update(TrialRow)
         .where(TrialRow.id.in_(due), TrialRow.state == "WAITING")
-        .values(hinted_at=now)
+        .values(hinted_at=now, ready_at=func.coalesce(TrialRow.ready_at, now))
         .execution_options(synchronize_session=False)
     )
     return due
@@ -54,12 +62,13 @@ def recover(session: Session, *, now: datetime, max_attempts: int) -> None:
     for search_id in _searches_to_mend(session, now):
         search = lock_search(session, search_id)
         trials = trials_of(session, search_id)
-        lost = Cause("reaper", now, "worker_lost", "its worker has not been heard of in time")
+        unheard = "its worker has not been heard of in time"
+        lost = Cause(REAPER, now, "worker_lost", unheard, search.request_id)
         for trial in trials:
             if trial.state == "RUNNING" and trial.lease_until and trial.lease_until < now:
                 lose(session, trial, lost, max_attempts=max_attempts)
         if search.deadline_at is not None and search.deadline_at <= now:
-            late = Cause("reaper", now, "compute_exhausted", "the search's time is over")
+            late = lost.because("compute_exhausted", "the search's time is over")
             for trial in trials:
                 if trial.state == "WAITING" and optional(trial):
                     move_trial(session, trial, "CANCELLED", late)

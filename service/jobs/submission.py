@@ -63,11 +63,13 @@ def submit(
     resolved: ResolvedSearch,
     now: datetime,
     request_id: str | None = None,
+    trace: str | None = None,
 ) -> SearchView:
     """Insert a search with every trial it will have; they wait for `hints_due` to send them out."""
     search_id = f"srch_{uuid4().hex}"
     cause = Cause("client", now, request_id=request_id)
     row = _search_row(search_id, spec, resolved, now)
+    row.request_id, row.trace = request_id, trace
     if spec.warm_start is not None:
         earlier, row.warm_start = warm_start(session, spec, resolved, spec.warm_start)
         row.earlier = [one.model_dump(mode="json") for one in earlier]
@@ -92,7 +94,7 @@ def cancel(
     cause = Cause("client", now, "user_cancel", "the client asked for it", request_id)
     match search.state:
         case "QUEUED" | "RUNNING":
-            move_search(session, search, "STOPPING", cause)
+            move_search(session, search, "STOPPING", cause, request_id=request_id)
             cancel_waiting(session, trials_of(session, search_id), cause)
             advance(session, search, cause)
         case "SUCCEEDED" | "FAILED":

@@ -1,23 +1,32 @@
 """How a state changes: one conditional update, one event row, and what follows from it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast, final
 
-from sqlalchemy import CursorResult, insert, select, update
+from sqlalchemy import CursorResult, event, insert, select, update
 from sqlalchemy.orm import Session
 
 from search.plan import ENDED, TrialState
 from service.db.tables import EventRow, SearchRow, TrialRow
 from service.errors import SearchNotFound
+from service.jobs.counting import count
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
+
+REAPER = "reaper"
+
+log = logging.getLogger(__name__)
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Who changes a state, when, why and on which request."""
+    """Who changes a state, when, why and on which request.
+
+    What a worker or the reaper does is done on the request that last decided on the search.
+    """
 
     actor: str
     at: datetime
@@ -66,7 +75,12 @@ def move_trial(
 ) -> bool:
     """Change a trial that still is in the state and the attempt that were read, or return False."""
     assert state in TRIAL_TRANSITIONS[cast("TrialState", trial.state)]
-    changes: dict[str, Any] = {"state": state, "reason": cause.reason, "sentence": cause.sentence}
+    changes: dict[str, Any] = {
+        "state": state,
+        "reason": cause.reason,
+        "sentence": cause.sentence,
+        "ready_at": None,
+    }
     if state != "RUNNING":
         changes |= {"lease_until": None, "hinted_at": None}
     if not TRIAL_TRANSITIONS[state]:
@@ -115,6 +129,12 @@ def append_event(
             at=cause.at,
         )
     )
+    if state != "WAITING" or attempt:  # not each of a new search's trials
+        facts = {"search_id": search_id, "trial": number, "attempt": attempt}
+        facts |= {"request_id": cause.request_id} if cause.request_id else {}
+        event.listen(
+            session, "after_commit", lambda _: _log_transition(state, cause, facts), once=True
+        )
 
 
 def trials_of(session: Session, search_id: str) -> Sequence[TrialRow]:
@@ -140,11 +160,12 @@ def lose(session: Session, trial: TrialRow, cause: Cause, *, max_attempts: int) 
     losses = trial.losses + 1
     if not move_trial(session, trial, "LOST", cause, losses=losses):
         return False
+    count(session, "lost_leases" if cause.actor == REAPER else "lost_processes")
     if losses >= max_attempts:
         sentence = f"its worker died in each of {losses} attempts"
         move_trial(session, trial, "FAILED", cause.because(cause.reason, sentence))
-    else:
-        put_back(session, trial, cause)
+    elif put_back(session, trial, cause):
+        count(session, "retries")
     return True
 
 
@@ -186,6 +207,14 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
 def rows_changed(result: Any) -> int:
     """How many rows a statement touched."""
     return cast("CursorResult[Any]", result).rowcount
+
+
+def _log_transition(state: str, cause: Cause, facts: dict[str, Any]) -> None:
+    number = facts["trial"]
+    whose = "the search" if number is None else f"trial {number}"
+    why = ", ".join(part for part in (cause.reason, cause.sentence) if part)
+    said = f"{whose} is {state}, by {cause.actor}" + (f": {why}" if why else "")
+    log.info("%s", said, extra={name: fact for name, fact in facts.items() if fact is not None})
 
 
 def _failed(trial: TrialRow) -> bool:

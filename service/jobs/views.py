@@ -249,6 +249,8 @@ class Claim:
     settings: LearnerSettings | None
     history: tuple[PastTrial, ...]
     earlier: tuple[EarlierCandidate, ...]
+    request_id: str | None
+    trace: str | None
 
 
 @dataclass(frozen=True, slots=True)

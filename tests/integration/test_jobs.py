@@ -215,7 +215,7 @@ class TestTheEnd:
         assert [event.id for event in events] == sorted({event.id for event in events})
         assert story.told_of(None) == ["QUEUED", "RUNNING", "SUCCEEDED"]
         assert all(story.told_of(n) == ["WAITING", "RUNNING", "COMPLETE"] for n in range(8))
-        assert {event.request_id for event in events if event.actor == "client"} == {"request-1"}
+        assert {event.request_id for event in events} == {"request-1"}
         with story.database.read() as session:
             assert jobs.events(session, story.id, after=events[3].id, limit=2) == events[4:6]
 
@@ -249,6 +249,14 @@ class TestACancel:
         assert story.states == ["CANCELLED"] * 8
         assert story.told_of(None) == ["QUEUED", "STOPPING", "CANCELLED"]
         assert story.events[-1].request_id == "request-2"
+
+    def test_is_the_request_that_what_follows_is_done_on(self, story: Story) -> None:
+        claim = story.begin(REFERENCE)
+        story.cancel()
+        story.finish(claim, "CANCELLED", "user_cancel")
+        assert story.told_of(None)[-1] == "CANCELLED"
+        assert [event.request_id for event in story.events[-2:]] == ["request-2"] * 2
+        assert {event.actor for event in story.events[-2:]} == {"worker one"}
 
     def test_asks_what_runs_to_stop(self, story: Story) -> None:
         story.run(REFERENCE)

@@ -1,7 +1,6 @@
 """What every request meets: an id, the same-site rules, and problem+json for every failure."""
 
 import asyncio
-import logging
 from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from fastapi import Response
 
 from service import jobs
-from service.api.requests import RequestGate, RequestIdFilter, current_request
+from service.api.requests import RequestGate
 from tests.serving import SPEC, Service, serving
 
 
@@ -69,13 +68,6 @@ def test_a_request_keeps_its_own_name_only_if_it_is_harmless(service: Service) -
     assert name("abc-123") == "abc-123"
     for offered in ("a b", "x" * 65, "<script>"):
         assert len(name(offered)) == 32
-
-
-def test_log_lines_carry_the_request(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    record = logging.makeLogRecord({})
-    current_request.set("r-1")
-    RequestIdFilter().filter(record)
-    assert record.__dict__["request_id"] == "r-1"
 
 
 @pytest.mark.parametrize(
