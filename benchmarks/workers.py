@@ -154,7 +154,7 @@ def installation(home: Path, *, workers: int) -> Iterator[tuple[httpx.Client, Ca
     home.mkdir(parents=True, exist_ok=True)
     settings = Settings(home=home, database_url="", broker_url="filesystem://")
     upgrade(settings.database)
-    listener = listen("127.0.0.1", 0, allow_remote=False)
+    listener = listen("127.0.0.1", 0, has_key=False)
     environment = {
         "MATNAS_HOME": str(home),
         "MATNAS_DATABASE_URL": "",

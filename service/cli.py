@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +19,10 @@ from rich.text import Text
 from search.fetch import SOURCES, CannotFetch, fetch
 from service import terminal
 from service.client import Client, Refused, SearchAnswer, Unreachable
+from service.credentials import Scope
+from service.errors import ServiceError
 from service.settings import Settings
-from service.supervisor import CannotStart, Supervisor, listen, url_at, url_of
+from service.supervisor import CannotStart, Supervisor, is_loopback, listen, url_at, url_of
 
 # An open event stream would keep the server from ending.
 GRACE_SECONDS = 3
@@ -31,6 +35,20 @@ app = typer.Typer(
 )
 database = typer.Typer(help="The database.", no_args_is_help=True)
 app.add_typer(database, name="db")
+keys = typer.Typer(
+    help="API keys: in this installation's database, or with --url at a service.",
+    no_args_is_help=True,
+)
+app.add_typer(keys, name="keys")
+
+
+class ScopeName(StrEnum):
+    """What a key may open, as Typer reads choices."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    ADMIN = "admin"
+
 
 out = Console()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -118,6 +136,64 @@ def upgrade() -> None:
         _say("the database is up to date")
 
 
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Who is to use it.")],
+    scope: Annotated[
+        list[ScopeName] | None, typer.Option(help="Repeat it; read and submit unless told.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="Until it expires; never else.")] = None,
+    url: Url = None,
+) -> None:
+    """Make a key, and print it: it is shown this once."""
+    names = scope or [ScopeName.READ, ScopeName.SUBMIT]
+    scopes: list[Scope] = [name.value for name in names]
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    with _plainly():
+        if url is not None:
+            with _client(url) as client:
+                _, text = client.create_key(name, scopes, expires_at=expires_at)
+        else:
+            from service import administration  # noqa: PLC0415  (slow to load)
+
+            database_url = _migrated().database
+            _, text = administration.create_key(
+                database_url, name=name, scopes=scopes, expires_at=expires_at
+            )
+        typer.echo(text)
+        err.print("keep it: it is not shown again. Clients read it from MATNAS_API_KEY")
+
+
+@keys.command("list")
+def list_keys(url: Url = None) -> None:
+    """Show every key that ever was, without its secret."""
+    with _plainly():
+        if url is not None:
+            with _client(url) as client:
+                out.print(terminal.keys_table(client.keys()))
+        else:
+            from service import administration  # noqa: PLC0415
+
+            out.print(terminal.keys_table(administration.list_keys(_migrated().database)))
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="What a key begins with.")],
+    url: Url = None,
+) -> None:
+    """Let a key open nothing from now on."""
+    with _plainly():
+        if url is not None:
+            with _client(url) as client:
+                client.revoke_key(key_id)
+        else:
+            from service import administration  # noqa: PLC0415
+
+            administration.revoke_key(_migrated().database, key_id)
+        _say(f"{key_id} is revoked")
+
+
 @app.command()
 def submit(
     file: Annotated[str, typer.Argument(help="A search as JSON; - reads standard input.")],
@@ -192,20 +268,37 @@ def _settings() -> Settings:
 
 
 def _listen(settings: Settings, host: str | None, port: int | None) -> socket.socket:
-    return listen(
-        host or settings.host,
-        settings.port if port is None else port,
-        allow_remote=settings.allow_remote,
-    )
+    host = host or settings.host
+    has_key = is_loopback(host) or _has_key(settings)
+    return listen(host, settings.port if port is None else port, has_key=has_key)
+
+
+def _has_key(settings: Settings) -> bool:
+    from service import administration  # noqa: PLC0415  (only this needs the database)
+
+    with _database_usable():
+        return administration.has_usable_key(settings.database)
+
+
+def _migrated() -> Settings:
+    settings = _settings()
+    _migrate(settings)
+    return settings
 
 
 def _migrate(settings: Settings) -> None:
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  (slow to load, as is Alembic)
+    from service.db.migrations import upgrade as migrate  # noqa: PLC0415  (slow to load)
 
-    from service.db.migrations import upgrade as migrate  # noqa: PLC0415
+    with _database_usable():
+        migrate(settings.database)
+
+
+@contextmanager
+def _database_usable() -> Iterator[None]:
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415  (slow to load)
 
     try:
-        migrate(settings.database)
+        yield
     except SQLAlchemyError as error:
         sentence = str(error).partition("\n")[0]
         raise CannotStart(f"the database cannot be used: {sentence}") from error
@@ -230,7 +323,7 @@ def _plainly() -> Iterator[None]:
         _fail(str(error), 3)
     except Refused as error:
         _fail(str(error), 2)
-    except (CannotStart, CannotFetch) as error:
+    except (CannotStart, CannotFetch, ServiceError) as error:
         _fail(str(error), 2)
     except json.JSONDecodeError as error:
         _fail(f"the file is not JSON: {error}", 2)

@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -15,6 +16,7 @@ from models.spec import NetworkSpec
 from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import SearchSpec
+from service.settings import Settings
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 RETRY_SECONDS = 1.0
@@ -104,6 +106,18 @@ class Event(Answer):
 
 
 @final
+class KeyAnswer(Answer):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None = None
+
+
+@final
 class Refused(Exception):
     """The service said no: its sentence, the field if there is one, and the HTTP status."""
 
@@ -120,12 +134,21 @@ class Unreachable(Exception):
 
 @final
 class Client:
-    """A connection to one service; use it in a `with`."""
+    """A connection to one service; use it in a `with`.
 
-    def __init__(self, url: str, *, http: httpx.Client | None = None) -> None:
+    It shows the API key that it is given, or that MATNAS_API_KEY holds.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, http: httpx.Client | None = None
+    ) -> None:
         self.url = url.rstrip("/")
         # trust_env would send calls to loopback through a proxy.
         self._http = http or httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
+        kept = Settings().api_key
+        key = key or (kept.get_secret_value() if kept else None)
+        if key:
+            self._http.headers["Authorization"] = f"Bearer {key}"
 
     def __enter__(self) -> Self:
         return self
@@ -216,6 +239,24 @@ class Client:
                 headers={"Content-Type": "application/octet-stream"},
             )
         return str(answer["id"])
+
+    def create_key(
+        self, name: str, scopes: Collection[str], *, expires_at: datetime | None = None
+    ) -> tuple[KeyAnswer, str]:
+        """Make a key; its text is in this answer only."""
+        until = None if expires_at is None else expires_at.isoformat()
+        body = {"name": name, "scopes": sorted(scopes), "expires_at": until}
+        answer = self._call("POST", "/v1/keys", json=body)
+        return KeyAnswer.model_validate(answer), str(answer["key"])
+
+    def keys(self) -> tuple[KeyAnswer, ...]:
+        """Every key that ever was."""
+        answer = self._call("GET", "/v1/keys")
+        return tuple(KeyAnswer.model_validate(item) for item in answer["items"])
+
+    def revoke_key(self, key_id: str) -> KeyAnswer:
+        """Let a key open nothing from now on."""
+        return KeyAnswer.model_validate(self._call("DELETE", f"/v1/keys/{key_id}"))
 
     def watch(self, search_id: str) -> Iterator[Event | SearchAnswer]:
         """Everything that happens until the search has ended, reconnecting where it left off.

@@ -1,12 +1,25 @@
 """Every environment variable of the service and the worker, once: they all start with MATNAS_."""
 
+import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _listed(text: object) -> object:
+    """`a, b` as people write it; a JSON list is taken, too."""
+    if not isinstance(text, str):
+        return text
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
 
 
 class Settings(BaseSettings):
@@ -21,10 +34,10 @@ class Settings(BaseSettings):
     broker_url: str = "filesystem://"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    # There are no keys yet: to answer other machines is refused unless this is set on purpose.
-    allow_remote: bool = False
     # The names, beside this machine's own, that a request may give as its Host.
-    allowed_hosts: frozenset[str] = frozenset()
+    allowed_hosts: Names = frozenset()
+    # What the client and the command line show to the service.
+    api_key: SecretStr | None = None
     worker_concurrency: PositiveInt = 1
     threads: PositiveInt | None = None
     lease_seconds: PositiveFloat = 60.0

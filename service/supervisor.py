@@ -33,12 +33,15 @@ class CannotStart(Exception):
     """Why the service does not start, as a sentence."""
 
 
-def listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
-    """Bind the address that the service answers on; port 0 takes a free one."""
-    if not allow_remote and not is_loopback(host):
+def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
+    """Bind the address that the service answers on; port 0 takes a free one.
+
+    `has_key` says whether callers can prove who they are; without, only this machine may call.
+    """
+    if not has_key and not is_loopback(host):
         raise CannotStart(
-            f"{host} can be reached from other machines, and this release has no keys: "
-            "bind 127.0.0.1, or set MATNAS_ALLOW_REMOTE=true if something else guards the address"
+            f"{host} can be reached from other machines, and there is no key yet: make one with "
+            "`matnas keys create NAME --scope read --scope submit --scope admin`, or bind 127.0.0.1"
         )
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

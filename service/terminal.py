@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
 
 from rich import box
 from rich.console import Console
@@ -31,6 +33,23 @@ _COLUMNS = (
 )
 # How often a log file hears of a search that is only going on.
 LINE_SECONDS = 10.0
+
+
+class KeyLike(Protocol):
+    """A key, told by the service or read from the database."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def scopes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def created_at(self) -> datetime: ...  # noqa: D102
+    @property
+    def expires_at(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def revoked_at(self) -> datetime | None: ...  # noqa: D102
 
 
 def watch(client: Client, search_id: str, console: Console) -> SearchAnswer:
@@ -181,4 +200,19 @@ def trials_table(trials: Sequence[TrialAnswer], quantity: Quantity) -> Table:
         cost = "" if trial.cost is None else price(trial.cost, quantity)
         why = trial.sentence or trial.reason
         table.add_row(str(trial.number), trial.name, trial.state, loss, cost, Text(why))
+    return table
+
+
+def keys_table(keys: Sequence[KeyLike]) -> Table:
+    """Every key, without its secret."""
+    table = _table("keys")
+    for heading in ("id", "name", "scopes", "made", "expires", "revoked"):
+        table.add_column(heading, no_wrap=heading != "name")
+    for key in keys:
+        moments = (
+            "" if one is None else f"{one:%Y-%m-%d %H:%M}"
+            for one in (key.created_at, key.expires_at, key.revoked_at)
+        )
+        style = "dim" if key.revoked_at is not None else ""
+        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), *moments, style=style)
     return table

@@ -23,6 +23,7 @@ from service.jobs.keys import (
     key_of,
     list_keys,
     revoke_key,
+    still_let_in,
 )
 from service.jobs.reading import (
     events,
@@ -130,5 +131,6 @@ __all__ = [
     "resolve_spec",
     "revoke_key",
     "save_settings",
+    "still_let_in",
     "submit",
 ]

@@ -97,6 +97,14 @@ def any_usable_key(session: Session, *, now: datetime) -> bool:
     return session.scalar(usable) is not None
 
 
+def still_let_in(session: Session, actor: Actor, *, now: datetime) -> bool:
+    """Whether who was let in would be let in again."""
+    if actor.key_id is None:
+        return not any_key(session)
+    row = session.get(KeyRow, actor.key_id)
+    return row is not None and _view(row).usable(now)
+
+
 def key_of(session: Session, text: str, *, now: datetime) -> KeyView:
     """The key that was presented, or KeyRefused."""
     key_id = key_id_of(text)

@@ -11,6 +11,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from service import jobs
 from service.api.dependencies import Rows
+from service.api.door import Asking
 from service.api.paging import Limit
 from service.api.schemas import EventAnswer, EventList, SearchAnswer
 from service.db.session import Database, clock
@@ -27,6 +28,7 @@ async def events(
     search_id: str,
     request: Request,
     rows: Rows,
+    asking: Asking,
     after: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     limit: Limit = 100,
     last_event_id: Annotated[str, Header(max_length=20)] = "0",
@@ -37,16 +39,18 @@ async def events(
         return Response(answer.model_dump_json(), media_type="application/json")
     last = min(int(last_event_id), LARGEST_ID) if last_event_id.isdecimal() else 0
     await run_in_threadpool(_news, rows, search_id, last)  # 404 before the stream begins
-    stream = _stream(rows, search_id, last, request.app.state.stopping)
+    stream = _stream(rows, search_id, last, asking, request.app.state.stopping)
     return EventSourceResponse(stream, headers={"X-Accel-Buffering": "no"})
 
 
 async def _stream(
-    rows: Database, search_id: str, last: int, stopping: asyncio.Event
+    rows: Database, search_id: str, last: int, asking: jobs.Actor, stopping: asyncio.Event
 ) -> AsyncIterator[bytes]:
     told, silent = "", 0.0
     while not stopping.is_set():
         found, search = await run_in_threadpool(_news, rows, search_id, last)
+        if not await run_in_threadpool(_may_stay, rows, asking):
+            return
         for event in found:
             last, silent = event.id, 0.0
             yield format_sse_event(data_str=event.model_dump_json(), event="event", id=str(last))
@@ -62,6 +66,12 @@ async def _stream(
         with anyio.move_on_after(POLL_SECONDS):
             await stopping.wait()
         silent += POLL_SECONDS
+
+
+def _may_stay(rows: Database, asking: jobs.Actor) -> bool:
+    """Whether what opened the stream would still open it: a key may be revoked meanwhile."""
+    with rows.read() as session:
+        return jobs.still_let_in(session, asking, now=clock(session))
 
 
 def _news(

@@ -1,9 +1,11 @@
 """The door: every route there is, without a key, with the wrong one, and with one that was good."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import httpx
@@ -13,8 +15,10 @@ from sqlalchemy import update
 
 from service import jobs
 from service.api.app import create_app
+from service.api.routes import events
 from service.credentials import SCOPES, Scope
 from service.db.tables import KeyRow
+from service.logs import Discreet
 from service.settings import Settings
 from tests.serving import SPEC, Service, serving
 
@@ -190,3 +194,44 @@ def test_only_what_cannot_be_used_is_stored(keyed: Keyed) -> None:
     assert keyed.keys["read"][:16].encode() in content
     for key in keyed.keys.values():
         assert key == "secret" or key[17:].encode() not in content
+
+
+def test_a_stream_ends_with_the_key_that_opened_it(
+    keyed: Keyed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.05)
+    service, passing = keyed.service, make_key(keyed.service, "read")
+    own = {"Authorization": f"Bearer {keyed.keys['submit']}"}
+    search_id = service.http.post("/searches", json=SPEC, headers=own).json()["id"]
+    address = f"/searches/{search_id}/events"
+    with service.http.stream("GET", address, headers={"Authorization": f"Bearer {passing}"}) as one:
+        lines = one.iter_lines()
+        next(lines)
+        with service.database.write() as session:
+            jobs.revoke_key(session, passing[:16], now=datetime.now(UTC))
+        assert list(lines)  # it comes to its end
+
+
+def test_nothing_that_is_logged_holds_a_secret(keyed: Keyed) -> None:
+    shown = StringIO()
+    handlers = [h for name in ("service", "uvicorn") for h in logging.getLogger(name).handlers]
+    ours = [one for one in handlers if isinstance(one.formatter, Discreet)]
+    assert len(ours) == 2
+    for handler in ours:
+        assert isinstance(handler, logging.StreamHandler)
+        handler.setStream(shown)
+    for key in (keyed.keys["read"], keyed.keys["revoked"]):
+        headers = {"Authorization": f"Bearer {key}", "Cookie": f"matnas_session={key}"}
+        for path in ("/searches", f"/{key}", f"/searches?name={key}", f"/searches/{key}"):
+            keyed.service.http.get(path, headers=headers)
+        logging.getLogger("service").error("postgresql://me:%s@host/x failed with %s", "pa55", key)
+        try:
+            raise RuntimeError(key)  # noqa: TRY301
+        except RuntimeError:
+            logging.getLogger("uvicorn.error").exception("it failed")
+    said = shown.getvalue()
+    assert said.count("GET /mtn_") >= 2
+    assert "it failed" in said
+    assert "pa55" not in said
+    for key in keyed.keys.values():
+        assert key == "secret" or key[17:] not in said

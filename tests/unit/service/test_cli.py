@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from rich.text import Text
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from search.fetch import CannotFetch
 from service import cli
 from service.api.routes import events
+from service.credentials import KEY, SCOPES
 from service.db.session import Database
 from service.words import duration
 from tests.serving import SPEC, Service, play, serving
 
 runner = CliRunner()
+SCOPE_WORDS = [word for scope in SCOPES for word in ("--scope", scope)]
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +117,51 @@ def test_an_address_that_others_reach_is_refused(
     monkeypatch.setenv("MATNAS_HOME", str(tmp_path))
     result = runner.invoke(cli.app, [command, "--host", "0.0.0.0"])
     assert result.exit_code == 2
-    assert "MATNAS_ALLOW_REMOTE" in result.stderr
+    assert "matnas keys create NAME --scope read" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_opens_other_addresses_until_it_is_revoked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MATNAS_HOME", str(tmp_path))
+    monkeypatch.setattr("service.cli.Supervisor.run", lambda self: self._listener.close())
+    made = runner.invoke(cli.app, ["keys", "create", "me", "--days", "30"])
+    assert made.exit_code == 0, made.output
+    key_id = made.stdout.strip().rpartition("_")[0]
+    assert KEY.fullmatch(made.stdout.strip())
+    open_to_all = ["up", "--host", "0.0.0.0", "--port", "0"]
+    assert runner.invoke(cli.app, open_to_all).exit_code == 0
+    shown = StringIO()
+    monkeypatch.setattr(cli, "out", Console(width=200, file=shown))
+    assert runner.invoke(cli.app, ["keys", "list"]).exit_code == 0
+    assert key_id in shown.getvalue()
+    assert made.stdout.strip() not in shown.getvalue()
+    assert runner.invoke(cli.app, ["keys", "revoke", key_id]).exit_code == 0
+    assert runner.invoke(cli.app, open_to_all).exit_code == 2
+    unknown = runner.invoke(cli.app, ["keys", "revoke", "mtn_0"])
+    assert (unknown.exit_code, unknown.stderr) == (2, "matnas: there is no key 'mtn_0'\n")
+
+
+def test_the_command_line_shows_its_key_and_makes_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path) as service:
+
+        def at_the_service(*words: str) -> Result:
+            return runner.invoke(cli.app, [*words, "--url", service.url])
+
+        made = at_the_service("keys", "create", "me", *SCOPE_WORDS)
+        assert made.exit_code == 0, made.output
+        without = at_the_service("show", "srch_0")
+        assert (without.exit_code, "MATNAS_API_KEY" in without.stderr) == (2, True)
+        monkeypatch.setenv("MATNAS_API_KEY", made.stdout.strip())
+        assert "there is no search" in at_the_service("show", "srch_0").stderr
+        lesser = at_the_service("keys", "create", "other").stdout.strip()
+        assert at_the_service("keys", "list").exit_code == 0
+        assert at_the_service("keys", "revoke", lesser.rpartition("_")[0]).exit_code == 0
+        monkeypatch.setenv("MATNAS_API_KEY", lesser)
+        assert "has been revoked" in at_the_service("show", "srch_0").stderr
 
 
 def test_the_database_is_brought_up_to_date(

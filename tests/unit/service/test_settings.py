@@ -25,6 +25,17 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.lease_seconds == 90
 
 
+@pytest.mark.parametrize("text", ["a.lan, b.lan", '["a.lan", "b.lan"]', "b.lan,a.lan,"])
+def test_hosts_are_listed_as_people_write_them(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MATNAS_ALLOWED_HOSTS", text)
+    assert Settings().allowed_hosts == {"a.lan", "b.lan"}
+
+
+def test_a_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATNAS_API_KEY", "mtn_0_secret")
+    assert "secret" not in repr(Settings())
+
+
 def test_a_data_folder_elsewhere_is_not_seen_from_here(tmp_path: Path) -> None:
     assert Settings(home=tmp_path).sees_data
     assert Settings(home=tmp_path, data=tmp_path).sees_data
@@ -40,7 +51,8 @@ def test_trials_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PORT", "70000"), ("LEASE_SECONDS", "0"), ("MAX_ATTEMPTS", "-1")]
+    ("name", "value"),
+    [("PORT", "70000"), ("LEASE_SECONDS", "0"), ("MAX_ATTEMPTS", "-1"), ("ALLOWED_HOSTS", "[a")],
 )
 def test_what_makes_no_sense_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str

@@ -146,13 +146,13 @@ def test_a_database_that_cannot_be_used_is_a_clear_line(tmp_path: Path) -> None:
 def test_only_loopback_is_safe_without_keys(host: str, *, safe: bool) -> None:
     assert is_loopback(host) == safe
     if not safe:
-        with pytest.raises(CannotStart, match="MATNAS_ALLOW_REMOTE"):
-            listen(host, 0, allow_remote=False)
+        with pytest.raises(CannotStart, match="matnas keys create"):
+            listen(host, 0, has_key=False)
 
 
 def test_a_listener_knows_its_address() -> None:
     for host, shown in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1")):
-        with listen(host, 0, allow_remote=True) as listener:
+        with listen(host, 0, has_key=True) as listener:
             assert url_of(listener) == f"http://{shown}:{listener.getsockname()[1]}"
 
 
