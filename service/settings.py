@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home.resolve() / 'matnas.db'}"
 
     @property
+    def fresh_seconds(self) -> float:
+        """How long ago a worker may have told of itself, which it does with every sweep."""
+        return 3 * self.reap_seconds + 5  # one sweep may be slow
+
+    @property
     def trial_threads(self) -> int:
         """How many threads one trial may use: its share of the cores."""
         return self.threads or max(1, (os.cpu_count() or 1) // self.worker_concurrency)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from service import logs
 from service.api import problems
 from service.api.door import ANSWERS, Door
+from service.api.metrics import Metrics
 from service.api.requests import RequestGate
 from service.api.routes import (
     artifacts,
@@ -47,9 +48,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = installation
+    app.state.metrics = Metrics()
     problems.install(app)
     app.add_middleware(
         RequestGate,
+        observe=app.state.metrics.observe,
         hosts=installation.allowed_hosts | {installation.host},
         max_body_bytes=installation.max_body_bytes,
         max_upload_bytes=installation.max_upload_bytes,
@@ -75,6 +78,7 @@ def _include(app: FastAPI, router: APIRouter, door: Door | None) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = Database(app.state.settings.database)
+    app.state.metrics.watch(app.state.database, app.state.settings)
     app.state.stopping = asyncio.Event()
     try:
         with _hearing_signals(app.state.stopping):

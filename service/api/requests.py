@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Callable
 from typing import final
 from uuid import uuid4
 
@@ -32,11 +33,13 @@ class RequestGate:
         hosts: frozenset[str],
         max_body_bytes: int,
         max_upload_bytes: int,
+        observe: Callable[[Scope, int, float], None] = lambda *_: None,
     ) -> None:
         self._app = app
         self._hosts = LOCAL_HOSTS | {host.lower() for host in hosts}
         self._max_body_bytes = max_body_bytes
         self._max_upload_bytes = max_upload_bytes
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -47,12 +50,12 @@ class RequestGate:
         request_id = _request_id(headers.get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
         logs.note(request_id=request_id)
-        started, status = time.monotonic(), 500
+        started, began, status = time.monotonic(), None, 500
 
         async def send_named(message: Message) -> None:
-            nonlocal status
+            nonlocal began, status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                began, status = time.monotonic(), message["status"]
                 dress(MutableHeaders(scope=message), request_id)
             await send(message)
 
@@ -61,7 +64,9 @@ class RequestGate:
             counted = _counted(receive, self._limit(scope))
             await (refused or self._app)(scope, counted, _plain_errors_told(send_named, scope))
         finally:
-            _log(scope, status, 1000 * (time.monotonic() - started))
+            ended = time.monotonic()
+            self._observe(scope, status, (began or ended) - started)
+            _log(scope, status, 1000 * (ended - started))
 
     def _limit(self, scope: Scope) -> int:
         uploads = scope["method"] == "PUT" and scope["path"].endswith("/artifacts")

@@ -13,6 +13,7 @@ from service.jobs.attempts import (
     renew,
     save_settings,
 )
+from service.jobs.counting import Census, census, ended_trials
 from service.jobs.keys import (
     ANYBODY,
     Actor,
@@ -75,6 +76,7 @@ __all__ = [
     "Actor",
     "ArtifactView",
     "BestView",
+    "Census",
     "Claim",
     "ComparedTrial",
     "Curve",
@@ -98,12 +100,14 @@ __all__ = [
     "any_key",
     "any_usable_key",
     "cancel",
+    "census",
     "claim",
     "claimed",
     "cloned",
     "compare",
     "create_key",
     "dense_network",
+    "ended_trials",
     "events",
     "finish",
     "front",

@@ -4,10 +4,12 @@ import platform
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version as version_of
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import PlainTextResponse
 from kombu.exceptions import KombuError
+from prometheus_client.exposition import choose_encoder
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import jobs
@@ -60,14 +62,20 @@ def healthz() -> Alive:
 @open_to_all.get("/readyz", responses={503: {"model": Readiness}})
 def readyz(rows: Rows, installation: Installation, response: Response) -> Readiness:
     """Say whether searches can be taken, passed on and worked at; 503 if not."""
-    # A worker tells of itself with every sweep; it may be late by a slow one.
-    within = timedelta(seconds=3 * installation.reap_seconds + 5)
+    within = timedelta(seconds=installation.fresh_seconds)
     checks = {**_rows(rows, within), "broker": _broker()}
     ready = all(checks.values())
     if not ready:
         response.status_code = 503
     told: dict[str, State] = {name: "ok" if fine else "failing" for name, fine in checks.items()}
     return Readiness(status="ok" if ready else "failing", **told)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
+    """Tell what Prometheus reads."""
+    generate, media_type = choose_encoder(accept)
+    return Response(generate(request.app.state.metrics.registry), media_type=media_type)
 
 
 @router.get("/version")
