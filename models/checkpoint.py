@@ -1,7 +1,7 @@
 """Files of tensors and JSON, never pickles: training checkpoints, networks and their exports."""
 
+import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.durable import replace_file
 from models.forms import Form, check_forms
 from models.networks.build import build_network, check_network
 from models.spec import NetworkSpec
@@ -23,6 +24,8 @@ FORMS = "forms.json"
 _FORMS = TypeAdapter(dict[str, Form])
 # The one key of a safetensors header under which all JSON travels.
 VALUES = "values"
+# And the other one, for what a disk has changed is still a well-formed file.
+CHECKSUM = "sha256"
 
 
 class CheckpointError(Exception):
@@ -34,21 +37,35 @@ def save_tensors(
 ) -> None:
     """Write tensors and a JSON-able mapping as one file, wholly or not at all."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {VALUES: json.dumps(dict(values or {}), allow_nan=False)}
-    _replace(Path(path), lambda temporary: save_file(flat, temporary, metadata=header))
+    text = json.dumps(dict(values or {}), allow_nan=False)
+    header = {VALUES: text, CHECKSUM: _checksum(flat, text)}
+    replace_file(Path(path), lambda temporary: save_file(flat, temporary, metadata=header))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote."""
+    """Read what `save_tensors` wrote; CheckpointError if it is there no longer, or not the same."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            values = json.loads((file.metadata() or {}).get(VALUES, "{}"))
+            header = file.metadata() or {}
+        text = header.get(VALUES, "{}")
+        values = json.loads(text)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
+    if CHECKSUM in header and header[CHECKSUM] != _checksum(tensors, text):
+        raise CheckpointError(f"{path} has changed since it was written")
     return tensors, values
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_network(folder: str | Path, spec: NetworkSpec, module: nn.Module) -> None:
@@ -126,12 +143,12 @@ def export(
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
         )
     traced.train(was_training)
-    _replace(Path(folder, PROGRAM), lambda temporary: torch.export.save(program, temporary))
+    replace_file(Path(folder, PROGRAM), lambda temporary: torch.export.save(program, temporary))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of text, wholly or not at all."""
-    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _read(path: Path, validate: Callable[[str], T], words: str) -> T:
@@ -142,13 +159,3 @@ def _read(path: Path, validate: Callable[[str], T], words: str) -> T:
         raise CheckpointError(f"{path} does not exist") from error
     except ValidationError as error:
         raise CheckpointError(f"{path} {words}: {error}") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a new file in the same folder, then put it in the place of the old."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

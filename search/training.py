@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from models.checkpoint import load_tensors, save_tensors
 from models.spec import ImageTask, MatrixTask, TextTask
 from search.compute import HERE, Engine
 from search.data import Data, Split
 from search.progress import Progress, Update
 from search.recipe import Training
+from search.resumption import Checkpoint
 
 MATRIX_EPOCH = 100  # full-batch steps that count as one epoch where the data are one matrix
 PASS = 250  # samples of one pass where nothing is learned
@@ -213,8 +213,8 @@ def fit(
         weight_decay=problem.recipe.weight_decay,
         fused=True,
     )
-    per_epoch, team = problem.steps_per_epoch, problem.engine.team
-    losses = _resume(checkpoint, phase, network, optimiser)
+    per_epoch, team, kept = problem.steps_per_epoch, problem.engine.team, Checkpoint(checkpoint)
+    losses = _resume(kept, phase, network, optimiser)
     for index, known in enumerate(losses, phase.first_epoch + 1):
         # Told again: who was killed may have kept the epoch and not yet said what it came to.
         done, metrics = index * per_epoch, {"validation_loss": known}
@@ -249,7 +249,7 @@ def fit(
             done, held_out = (epoch + 1) * per_epoch, problem.data.validation
             _check_finite(torch.tensor(validation), done, network, held_out)
             losses.append(validation)
-            _save(checkpoint, phase, losses, network, optimiser)
+            _save(kept, phase, losses, network, optimiser)
             metrics = {"training_loss": loss.item(), "validation_loss": validation}
             if accuracy is not None:
                 metrics["validation_accuracy"] = accuracy
@@ -290,10 +290,8 @@ def weight_groups(
 
 def checkpoint_phase(checkpoint: Path) -> str | None:
     """Return the name of the phase a checkpoint was written in, if there is one."""
-    if not checkpoint.exists():
-        return None
-    _, notes = load_tensors(checkpoint)
-    return str(notes["phase"])
+    kept = Checkpoint(checkpoint).load()
+    return None if kept is None else str(kept[1]["phase"])
 
 
 def _check_finite(
@@ -331,7 +329,7 @@ def _first_not_finite(network: nn.Module, inputs: Tensor) -> str | None:
 
 
 def _save(
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     phase: Phase,
     losses: list[float],
     network: nn.Module,
@@ -340,16 +338,17 @@ def _save(
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    save_tensors(checkpoint, tensors, {"phase": phase.name, "losses": losses})
+    checkpoint.save(tensors, {"phase": phase.name, "losses": losses})
 
 
 def _resume(
-    checkpoint: Path, phase: Phase, network: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Checkpoint, phase: Phase, network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> list[float]:
     """Return the validation losses of the phase's epochs that are done."""
-    if checkpoint_phase(checkpoint) != phase.name:
+    kept = checkpoint.load()
+    if kept is None or kept[1]["phase"] != phase.name:
         return []
-    tensors, notes = load_tensors(checkpoint)
+    tensors, notes = kept
     network.load_state_dict(_below("network.", tensors))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in _below("optimiser.", tensors).items():

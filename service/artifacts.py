@@ -3,22 +3,31 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, final
 from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from service.errors import ArtifactNotFound, ArtifactRefused, TooLarge
+from models.durable import replace_file
+from service.errors import ArtifactDamaged, ArtifactNotFound, ArtifactRefused, TooLarge
 from service.jobs.views import ArtifactView
+from service.settings import Settings
+from service.storage import FolderStorage, Storage, make_storage
 
 # A safetensors header that is longer than this describes no single matrix.
 MAX_HEADER_BYTES = 1024 * 1024
+# The id of an upload begins its checksum.
+UPLOADED = re.compile(r"art_[0-9a-f]{32}")
+# What an attempt has kept, beside it; it is written last.
+LIST = "files.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,27 @@ _FLOATS = {
 }
 
 
-@final
-class FolderStore:
-    """Everything the service and its workers keep as files, under one folder."""
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of an attempt: what it is called there, and what it must be when it is read."""
 
-    def __init__(self, home: Path) -> None:
+    name: str
+    key: str
+    address: str
+    sha256: str
+    bytes: int
+
+
+@final
+class ArtifactStore:
+    """Everything the service and its workers keep as files, worked on below one local folder.
+
+    Unless an object store is set, that folder is where they are kept, too.
+    """
+
+    def __init__(self, home: Path, storage: Storage | None = None) -> None:
         self.home = home.resolve()
+        self.storage = storage or FolderStorage(home)
 
     @property
     def uploads(self) -> Path:
@@ -56,9 +80,14 @@ class FolderStore:
         """What is kept between searches."""
         return self.home / "cache"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether what an attempt writes is kept as soon as it is written."""
+        return self.storage.holds(self.home)
+
     def attempt(self, search_id: str, number: int, attempt: int) -> Path:
-        """The folder of one attempt at one trial."""
-        return self.home / "searches" / search_id / "trials" / str(number) / f"attempt-{attempt}"
+        """The folder that one attempt at one trial works in."""
+        return self.home / attempt_key(search_id, number, attempt)
 
     def put(self, chunks: Iterable[bytes], *, max_bytes: int, now: datetime) -> ArtifactView:
         """Keep an upload that is one finite matrix; refuse any other and keep nothing of it."""
@@ -69,7 +98,8 @@ class FolderStore:
                 sha256, size = _receive(chunks, file, max_bytes)
             tensor = _checked(arriving, size)
             artifact_id = f"art_{sha256[:32]}"
-            arriving.replace(self.uploads / artifact_id)
+            kept = arriving.replace(self.uploads / artifact_id)
+            self.storage.keep(kept, f"artifacts/{artifact_id}")
         finally:
             with suppress(FileNotFoundError):
                 arriving.unlink()
@@ -86,18 +116,124 @@ class FolderStore:
         )
 
     def upload(self, artifact_id: str) -> Path:
-        """The file of an upload."""
+        """The file of an upload, as it was sent; ArtifactNotFound, or ArtifactDamaged."""
         # An id is one component: nothing a client sends leads to another folder.
-        path = self.uploads / artifact_id
-        if Path(artifact_id).name != artifact_id or not path.is_file():
+        if not UPLOADED.fullmatch(artifact_id):
             raise ArtifactNotFound(artifact_id)
-        return path
+        key = f"artifacts/{artifact_id}"
+        try:
+            return self._whole(key, key, artifact_id.removeprefix("art_"))
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(artifact_id) from error
 
-    def exports(self, search_id: str, number: int, attempt: int) -> tuple[Path, ...]:
-        """Every file that an attempt exported."""
-        folder = self.attempt(search_id, number, attempt) / "export"
-        # What begins with a dot is still being written, or was when its writer died.
-        return tuple(sorted(path for path in folder.glob("[!.]*") if path.is_file()))
+    def save(self, search_id: str, number: int, attempt: int) -> None:
+        """Keep what is in an attempt's folder, and the list of it with what each file must be."""
+        folder = self.attempt(search_id, number, attempt)
+        key = attempt_key(search_id, number, attempt)
+        before = {file.address: file for file in _listed(folder)}
+        files = [self._keep(path, folder, key, before) for path in _files_of(folder)]
+        listed = [{name: getattr(file, name) for name in StoredFile.__slots__} for file in files]
+        replace_file(folder / LIST, lambda path: path.write_text(json.dumps(listed)))
+        self.storage.keep(folder / LIST, f"{key}/{LIST}")
+        for address in before.keys() - {file.address for file in files}:
+            self.storage.remove(address)
+
+    def files(self, search_id: str, number: int, attempt: int) -> tuple[StoredFile, ...]:
+        """List what an attempt has kept: nothing, if it never came so far."""
+        folder = self.attempt(search_id, number, attempt)
+        with suppress(FileNotFoundError):
+            key = f"{attempt_key(search_id, number, attempt)}/{LIST}"
+            self.storage.fetch(key, folder / LIST)
+        return _listed(folder)
+
+    def exports(self, search_id: str, number: int, attempt: int) -> tuple[StoredFile, ...]:
+        """List the files that an attempt exported."""
+        found = self.files(search_id, number, attempt)
+        return tuple(file for file in found if file.name.startswith("export/"))
+
+    def fetch(self, file: StoredFile) -> Path:
+        """The file here, whole and unchanged; ArtifactNotFound, or ArtifactDamaged."""
+        try:
+            return self._whole(file.key, file.address, file.sha256)
+        except FileNotFoundError as error:
+            raise ArtifactNotFound(file.name) from error
+
+    def restore(
+        self, search_id: str, number: int, attempt: int, *, besides: Container[str] = ()
+    ) -> Path:
+        """The folder of an attempt, with all that it has kept; the files `besides` as they are."""
+        folder = self.attempt(search_id, number, attempt)
+        for file in self.files(search_id, number, attempt):
+            if file.name not in besides or not (folder / file.name).exists():
+                self.fetch(file)
+        return folder
+
+    def _keep(
+        self, path: Path, folder: Path, key: str, before: Mapping[str, StoredFile]
+    ) -> StoredFile:
+        # By another name, for a checkpoint may be replaced while it is read.
+        pinned = path.with_name(f".kept-{uuid4().hex}")
+        pinned.hardlink_to(path)
+        try:
+            name = path.relative_to(folder).as_posix()
+            sha256, size = _sha256(pinned), pinned.stat().st_size
+            address = self.storage.address(f"{key}/{name}", sha256)
+            file = StoredFile(name, f"{key}/{name}", address, sha256, size)
+            if before.get(address) != file:
+                self.storage.keep(pinned, address)
+            return file
+        finally:
+            pinned.unlink()
+
+    def _whole(self, key: str, address: str, sha256: str) -> Path:
+        local = self.home / key
+        if not local.is_file() or not _digest(local).startswith(sha256):
+            self.storage.fetch(address, local)
+        if not _digest(local).startswith(sha256):
+            raise ArtifactDamaged(PurePosixPath(key).name)
+        return local
+
+
+def make_store(settings: Settings) -> ArtifactStore:
+    """Return the store that an installation's settings name."""
+    return ArtifactStore(settings.home, make_storage(settings.artifacts_url, settings.home))
+
+
+def attempt_key(search_id: str, number: int, attempt: int) -> str:
+    """Where the files of an attempt are, below the home and in the storage."""
+    return f"searches/{search_id}/trials/{number}/attempt-{attempt}"
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """List what is whole: what begins with a dot is being written, or its writer died."""
+    return sorted(
+        path
+        for path in folder.rglob("[!.]*")
+        if path.is_file() and path.name != LIST and not path.is_symlink()
+    )
+
+
+def _listed(folder: Path) -> tuple[StoredFile, ...]:
+    try:
+        listed = json.loads((folder / LIST).read_bytes())
+    except FileNotFoundError:
+        return ()
+    return tuple(StoredFile(**file) for file in listed)
+
+
+def _digest(path: Path) -> str:
+    found = path.stat()
+    return _known_digest(path, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _known_digest(path: Path, _inode: int, _modified: int, _size: int) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _receive(chunks: Iterable[bytes], file: BinaryIO, max_bytes: int) -> tuple[str, int]:

@@ -195,6 +195,25 @@ def revoke_key(
 
 
 @app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove the files and rows that nothing refers to any longer, as workers do every hour."""
+    from service.artifacts import make_store  # noqa: PLC0415  (slow to load)
+    from service.db.session import Database  # noqa: PLC0415
+    from service.garbage import Collector  # noqa: PLC0415
+
+    with _plainly(), _database_usable():
+        settings = _settings()
+        rows, size = Database(settings.database), 0
+        for garbage in Collector(settings, rows, make_store(settings), dry_run=dry_run).run():
+            size += garbage.bytes
+            _say(f"{garbage.name}: {garbage.why}")
+        rows.dispose()
+        _say(f"{size:,} bytes {'would be' if dry_run else 'were'} removed")
+
+
+@app.command()
 def submit(
     file: Annotated[str, typer.Argument(help="A search as JSON; - reads standard input.")],
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,

@@ -57,6 +57,17 @@ class ArtifactNotFound(ServiceError):
 
 
 @final
+class ArtifactDamaged(ServiceError):
+    """A file is not what was kept: its disk or its store has changed it."""
+
+    status = 500
+    code = "artifact_damaged"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the stored file {name!r} is not what was kept; restore it from a backup")
+
+
+@final
 class NotYetThere(ServiceError):
     """What was asked for is made by a trial that has not made it."""
 

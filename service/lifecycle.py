@@ -10,6 +10,7 @@ Reason = Literal[
     "",
     "worker_lost",
     "worker_stopped",
+    "disk_full",
     "out_of_memory",
     "user_cancel",
     "compute_exhausted",

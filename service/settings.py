@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     data: Path | None = None
     database_url: str = ""
     broker_url: str = "filesystem://"
+    # Where files are kept, `home` unless it is set: a folder, or a store as in s3://bucket/prefix.
+    artifacts_url: str = ""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     # The names, beside this machine's own, that a request may give as its Host.
@@ -44,6 +46,11 @@ class Settings(BaseSettings):
     reap_seconds: PositiveFloat = 5.0
     hint_seconds: PositiveFloat = 30.0
     max_attempts: PositiveInt = 3
+    # Garbage: how often it is collected, and how long what nothing refers to is kept.
+    gc_seconds: PositiveFloat = 3600.0
+    keep_uploads_days: PositiveFloat = 7.0
+    keep_cache_days: PositiveFloat = 30.0
+    keep_answers_hours: PositiveFloat = 24.0
     max_upload_bytes: PositiveInt = 256 * 1024 * 1024
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

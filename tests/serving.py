@@ -33,7 +33,7 @@ from search.resolved import ResolvedSearch, resolve
 from search.spec import SearchSpec
 from service import jobs
 from service.api.app import create_app
-from service.artifacts import FolderStore
+from service.artifacts import ArtifactStore
 from service.db.migrations import upgrade
 from service.db.session import Database
 from service.queue import celery_app
@@ -59,10 +59,10 @@ class Service:
     settings: Settings
     database: Database
     http: httpx.Client
-    files: FolderStore = field(init=False)
+    files: ArtifactStore = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "files", FolderStore(self.settings.home))
+        object.__setattr__(self, "files", ArtifactStore(self.settings.home))
 
     def submit(self, **changes: Any) -> str:
         answer = self.http.post("/searches", json=SPEC | changes)
@@ -146,6 +146,7 @@ def play(service: Service, search_id: str, *, until: int | None = None) -> None:
             network = made_network(claim.planned, resolved)
             (folder / "network.json").write_text(network.model_dump_json())
             (folder / "network.safetensors").write_bytes(bytes(range(200)))
+            service.files.save(search_id, trial.number, claim.attempt)
             ending = jobs.Ending(
                 "COMPLETE",
                 network=network,

@@ -9,6 +9,7 @@ from service.db.session import Database
 from service.queue import celery_app
 from service.settings import get_settings
 from worker.children import Children
+from worker.housekeeping import Housekeeping
 from worker.recovery import Recovery
 from worker.tasks import register
 
@@ -17,6 +18,7 @@ settings = get_settings()
 database = Database(settings.database)
 children = Children(settings, database)
 recovery = Recovery(settings, database)
+housekeeping = Housekeeping(settings, database)
 register(app, children)
 
 
@@ -28,11 +30,13 @@ def log(**_: Any) -> None:
 def begin(**_: Any) -> None:
     """Look for what earlier workers have left, now and every few seconds."""
     recovery.start()
+    housekeeping.start()
 
 
 def end(**_: Any) -> None:
     """Ask the running trials to leave a checkpoint; Celery then waits for their tasks."""
     recovery.stop()
+    housekeeping.stop()
     children.stop()
 
 

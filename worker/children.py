@@ -9,10 +9,13 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import final
 
+from models.durable import wants_room
 from service import jobs, logs
-from service.artifacts import FolderStore
+from service.artifacts import ArtifactStore
 from service.db.session import Database, clock
+from service.lifecycle import Reason
 from service.settings import Settings
+from worker.parent import NO_ROOM, facts
 from worker.progress import in_transaction
 from worker.recovery import send_hints, worker_name
 
@@ -29,7 +32,7 @@ class Children:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._store = FolderStore(settings.home)
+        self._store = ArtifactStore(settings.home)
         self._owner = worker_name()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = Lock()
@@ -41,13 +44,21 @@ class Children:
         if claim is None:
             return
         with logs.about(**facts(claim)):
-            log.info("trial %s begins, attempt %d", trial_id, claim.attempt)
-            folder = self._store.attempt(claim.search_id, claim.planned.number, claim.attempt)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            logged = folder.with_suffix(".log")
-            code = self._wait(claim, logged)
-            self._release(claim, code, logged)
+            self._attempt(trial_id, claim)
         send_hints(self._settings, self._database)
+
+    def _attempt(self, trial_id: str, claim: jobs.Claim) -> None:
+        log.info("trial %s begins, attempt %d", trial_id, claim.attempt)
+        folder = self._store.attempt(claim.search_id, claim.planned.number, claim.attempt)
+        logged = folder.with_suffix(".log")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            code = self._wait(claim, logged)
+        except OSError as error:
+            # No room for a log, or no process to be had: the trial must not wait for its lease.
+            log.warning("trial %s could not be started: %s", trial_id, error)
+            code = NO_ROOM if wants_room(error) else os.EX_OSERR
+        self._release(claim, code, logged)
 
     def stop(self) -> None:
         """Claim nothing more, and ask every child to leave a checkpoint and its trial."""
@@ -94,15 +105,15 @@ class Children:
                 self._running.discard(process)
 
     def _release(self, claim: jobs.Claim, code: int, logged: Path) -> None:
-        asked = self._stopping.is_set()
+        reason, sentence = self._why(code)
         left = in_transaction(
             self._database,
             lambda session: jobs.release(
                 session,
                 claim.trial_id,
                 attempt=claim.attempt,
-                reason="worker_stopped" if asked else "worker_lost",
-                sentence="its worker was stopped" if asked else f"its process ended with {code}",
+                reason=reason,
+                sentence=sentence,
                 now=clock(session),
                 max_attempts=self._settings.max_attempts,
             ),
@@ -112,17 +123,17 @@ class Children:
         if code or left:
             log.warning("the end of %s:\n%s", logged, _tail(logged))
 
-
-def facts(claim: jobs.Claim) -> dict[str, object]:
-    """What is logged of an attempt says so."""
-    return {
-        "request_id": claim.request_id,
-        "search_id": claim.search_id,
-        "trial": claim.planned.number,
-        "attempt": claim.attempt,
-    }
+    def _why(self, code: int) -> tuple[Reason, str]:
+        if code == NO_ROOM:
+            return "disk_full", "there is no room for its files; it is tried again"
+        if self._stopping.is_set():
+            return "worker_stopped", "its worker was stopped"
+        return "worker_lost", f"its process ended with {code}"
 
 
 def _tail(path: Path) -> str:
-    text = path.read_bytes()[-TAIL_BYTES:]
+    try:
+        text = path.read_bytes()[-TAIL_BYTES:]
+    except FileNotFoundError:
+        return "it was never written"
     return text.decode(errors="replace")

@@ -1,11 +1,15 @@
-"""A child must not outlive its worker: nobody would be left to stop it."""
+"""What a worker and its children agree on: none outlives it, and how one says why it ends."""
 
 import ctypes
 import os
 import signal
 import sys
 
+from service import jobs
+
 PR_SET_PDEATHSIG = 1
+# With this status a trial's process says that it found no room for its files.
+NO_ROOM = os.EX_CANTCREAT
 
 
 def die_with(parent: int) -> None:
@@ -22,3 +26,13 @@ def die_with(parent: int) -> None:
 def orphaned(parent: int) -> bool:
     """Whether another process than `parent` is this one's parent by now."""
     return os.getppid() != parent
+
+
+def facts(claim: jobs.Claim) -> dict[str, object]:
+    """What is logged of an attempt says so."""
+    return {
+        "request_id": claim.request_id,
+        "search_id": claim.search_id,
+        "trial": claim.planned.number,
+        "attempt": claim.attempt,
+    }

@@ -9,18 +9,25 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from models.durable import wants_room
+from models.spec import Matrix
 from search.spec import LearnerSettings
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
 from service import jobs, logs
-from service.artifacts import FolderStore
+from service.artifacts import LIST, ArtifactStore, make_store
 from service.db.session import Database, clock
+from service.errors import ArtifactNotFound
 from service.settings import Settings, get_settings
-from worker.children import facts
-from worker.parent import die_with
+from worker.keeping import Keeping
+from worker.parent import NO_ROOM, die_with, facts
 from worker.progress import RowProgress, in_transaction
+
+# What the measurement writes beside the networks that it measures.
+MEASURED = frozenset({"export/network.pt2", "export/forms.json"})
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,10 @@ def _attempt(
         # As when this process is lost: the attempt ends here, and another goes on from its files.
         raise
     except Exception as error:
+        if wants_room(error):
+            # No fault of the trial's: the worker gives it back, and it goes on when there is room.
+            log.exception("there is no room for the trial's files")
+            sys.exit(NO_ROOM)
         _end(claim, progress, settings, database, _failure(error))
         raise
     if outcome.state == "CANCELLED" and progress.leaving:
@@ -87,22 +98,42 @@ def _run(
     # Torch takes seconds to import, and the claim is renewed meanwhile.
     from search.run import run_trial  # noqa: PLC0415
 
-    store = FolderStore(settings.home)
-    folder = store.attempt(claim.search_id, claim.planned.number, claim.attempt)
-    take_over(folder)
+    store = make_store(settings)
+    folder = take_over(store, claim.search_id, claim.planned.number, claim.attempt)
     history = [_finished(claim, past, store) for past in claim.history]
-    return run_trial(
-        claim.spec,
-        claim.planned,
-        history,
-        settings=_proposed(claim, history, settings, database),
-        uploads=store.uploads,
-        cache=store.cache,
-        folder=folder,
-        threads=settings.trial_threads,
-        progress=progress,
-        fetched=settings.data_folder,
-    )
+    with Keeping(store, claim):
+        outcome = run_trial(
+            claim.spec,
+            claim.planned,
+            history,
+            settings=_proposed(claim, history, settings, database),
+            uploads=_uploads(claim, store),
+            cache=store.cache,
+            folder=folder,
+            threads=settings.trial_threads,
+            progress=progress,
+            fetched=settings.data_folder,
+        )
+    _keep(claim, outcome, store)
+    return outcome
+
+
+def _uploads(claim: jobs.Claim, store: ArtifactStore) -> Path:
+    if isinstance(claim.spec.model, Matrix):
+        store.upload(claim.spec.model.artifact)  # so that it is here, and what was sent
+    return store.uploads
+
+
+def _keep(claim: jobs.Claim, outcome: TrialOutcome, store: ArtifactStore) -> None:
+    folder = store.attempt(claim.search_id, claim.planned.number, claim.attempt)
+    if outcome.state == "COMPLETE":
+        for checkpoint in folder.glob("checkpoint*.safetensors"):
+            checkpoint.unlink()  # nobody goes on from here
+    store.save(claim.search_id, claim.planned.number, claim.attempt)
+    if claim.planned.kind == "measurement":
+        for past in claim.history:
+            if past.state == "COMPLETE":
+                store.save(claim.search_id, past.planned.number, past.attempt)
 
 
 def _proposed(
@@ -138,30 +169,41 @@ def _end(
     log.info("%s %s, %s", ending.state, ending.reason, "written" if ours else "but replaced")
 
 
-def take_over(folder: Path) -> None:
+def take_over(store: ArtifactStore, search_id: str, number: int, attempt: int) -> Path:
     """Make the attempt's folder: a copy of the newest attempt's before it, if there is any."""
-    number = int(folder.name.removeprefix("attempt-"))
-    for earlier in range(number - 1, 0, -1):
-        theirs = folder.with_name(f"attempt-{earlier}")
+    folder = store.attempt(search_id, number, attempt)
+    for earlier in range(attempt - 1, 0, -1):
+        theirs = store.attempt(search_id, number, earlier)
+        if not store.is_local:
+            with suppress(ArtifactNotFound):  # its writer lives, and has just replaced it
+                store.restore(search_id, number, earlier)
         if theirs.is_dir():
             # Copied, for an attempt that was only believed dead may still write there, under names
             # that begin with a dot; renamed, for a folder that is there is whole.
             arriving = folder.with_name(f"{folder.name}.arriving")
-            shutil.copytree(theirs, arriving, ignore=shutil.ignore_patterns(".*"))
+            shutil.rmtree(arriving, ignore_errors=True)  # of a process that died at this
+            shutil.copytree(theirs, arriving, ignore=shutil.ignore_patterns(".*", LIST))
             arriving.rename(folder)
             log.info("going on from the files of attempt %d", earlier)
-            return
+            return folder
     folder.mkdir(parents=True)
+    return folder
 
 
-def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: FolderStore) -> FinishedTrial:
+def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: ArtifactStore) -> FinishedTrial:
+    where = (claim.search_id, past.planned.number, past.attempt)
+    measures = claim.planned.kind == "measurement"
+    if past.state == "COMPLETE" and (measures or past.planned.kind == "reference"):
+        folder = store.restore(*where, besides=MEASURED if measures else ())
+    else:
+        folder = store.attempt(*where)  # whose files nobody reads
     return FinishedTrial(
         planned=past.planned,
         state=past.state,
         settings=past.settings,
         validation_loss=past.validation_loss,
         curve=tuple((step, value) for step, value in past.curve if value is not None),
-        folder=store.attempt(claim.search_id, past.planned.number, past.attempt),
+        folder=folder,
         metrics=past.metrics,
     )
 

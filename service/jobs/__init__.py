@@ -14,6 +14,15 @@ from service.jobs.attempts import (
     save_settings,
 )
 from service.jobs.counting import Census, census, ended_trials
+from service.jobs.garbage import (
+    TrialFiles,
+    ended_before,
+    forget_answers,
+    forget_uploads,
+    known_uploads,
+    trial_files,
+    unused_uploads,
+)
 from service.jobs.keys import (
     ANYBODY,
     Actor,
@@ -94,6 +103,7 @@ __all__ = [
     "SearchView",
     "Stage",
     "StoredAnswer",
+    "TrialFiles",
     "TrialView",
     "WarmStartView",
     "add_artifact",
@@ -107,15 +117,19 @@ __all__ = [
     "compare",
     "create_key",
     "dense_network",
+    "ended_before",
     "ended_trials",
     "events",
     "finish",
+    "forget_answers",
+    "forget_uploads",
     "front",
     "get_artifact",
     "get_search",
     "get_trial",
     "hints_due",
     "key_of",
+    "known_uploads",
     "layer_costs",
     "list_keys",
     "list_searches",
@@ -137,4 +151,6 @@ __all__ = [
     "save_settings",
     "still_let_in",
     "submit",
+    "trial_files",
+    "unused_uploads",
 ]

@@ -158,6 +158,8 @@ def release(
 ) -> bool:
     """Say that an attempt's process is gone: `worker_lost` counts as a loss, others do not.
 
+    After `disk_full` the next hint waits as if one had just been sent: there may be room by then.
+
     False if the attempt had already ended or had been replaced.
     """
     found = session.get(TrialRow, trial_id)
@@ -171,7 +173,8 @@ def release(
     if reason == "worker_lost":
         moved = lose(session, trial, cause, max_attempts=max_attempts)
     else:
-        moved = put_back(session, trial, cause)
+        later = {"hinted_at": now} if reason == "disk_full" else {}
+        moved = put_back(session, trial, cause, **later)
     if moved:
         advance(session, search, cause)
     return moved

@@ -5,12 +5,14 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
+from models.spec import Matrix
 from search.plan import planned_trials
 from search.resolved import ResolvedSearch
 from search.spec import SearchSpec
 from service.db.queries import insert_if_new
 from service.db.tables import ArtifactRow, SearchRow, TagRow, TrialRow
 from service.errors import ArtifactNotFound, WrongState
+from service.jobs.garbage import hold_upload
 from service.jobs.reading import get_search
 from service.jobs.transitions import (
     Cause,
@@ -66,6 +68,8 @@ def submit(
     trace: str | None = None,
 ) -> SearchView:
     """Insert a search with every trial it will have; they wait for `hints_due` to send them out."""
+    if isinstance(spec.model, Matrix):
+        hold_upload(session, spec.model.artifact)
     search_id = f"srch_{uuid4().hex}"
     cause = Cause("client", now, request_id=request_id)
     row = _search_row(search_id, spec, resolved, now)

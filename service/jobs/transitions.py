@@ -169,13 +169,13 @@ def lose(session: Session, trial: TrialRow, cause: Cause, *, max_attempts: int) 
     return True
 
 
-def put_back(session: Session, trial: TrialRow, cause: Cause) -> bool:
+def put_back(session: Session, trial: TrialRow, cause: Cause, **values: Any) -> bool:
     """Let another attempt go on from the last checkpoint, unless the search is being stopped."""
     search = lock_search(session, trial.search_id)
     if search.state == "STOPPING":
         stopped = cause.because("user_cancel", "the search was cancelled")
         return move_trial(session, trial, "CANCELLED", stopped)
-    return move_trial(session, trial, "WAITING", cause)
+    return move_trial(session, trial, "WAITING", cause, **values)
 
 
 def advance(session: Session, search: SearchRow, cause: Cause) -> None:

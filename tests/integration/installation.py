@@ -13,7 +13,7 @@ from typing import Any, final
 import httpx
 import psutil
 
-from tests.conftest import free_port
+from tests.servers import free_port
 
 PATIENCE_SECONDS = 500.0
 

@@ -1,11 +1,8 @@
 """Files: uploads that a spec can name, and what a search has made."""
 
 import base64
-import hashlib
 import re
 from collections.abc import Iterator
-from functools import lru_cache
-from pathlib import Path
 from typing import Annotated
 
 import anyio.from_thread
@@ -16,7 +13,7 @@ from fastapi.responses import FileResponse
 from service import jobs
 from service.api.dependencies import Installation, Reading, Rows
 from service.api.schemas import ArtifactAnswer, FileAnswer, FileList
-from service.artifacts import FolderStore
+from service.artifacts import StoredFile, make_store
 from service.db.session import Database, clock
 from service.errors import ArtifactNotFound, NotYetThere
 from service.settings import Settings
@@ -51,19 +48,21 @@ def download(
     if_none_match: Annotated[str, Header()] = "",
 ) -> Response:
     """Send a file, or a range of it; its ETag is the SHA-256 of the whole."""
-    store = FolderStore(installation.home)
+    store = make_store(installation)
     if exported := EXPORTED.fullmatch(artifact_id):
         search_id, number, name = exported["search"], int(exported["number"]), exported["name"]
         trial = jobs.get_trial(session, search_id, number, now=clock(session))
-        found = {path.name: path for path in store.exports(search_id, number, trial.attempt)}
+        found = {
+            file.name.removeprefix("export/"): file
+            for file in store.exports(search_id, number, trial.attempt)
+        }
         if name not in found:
             raise ArtifactNotFound(artifact_id)
-        path, filename = found[name], name
+        path, filename, sha256 = store.fetch(found[name]), name, found[name].sha256
     else:
-        path = store.upload(jobs.get_artifact(session, artifact_id).id)
+        uploaded = jobs.get_artifact(session, artifact_id)
+        path, sha256 = store.upload(uploaded.id), uploaded.sha256
         filename = f"{artifact_id}.safetensors"
-    stat = path.stat()
-    sha256 = _checksum(path, stat.st_mtime_ns, stat.st_size)
     headers = {
         "ETag": f'"{sha256}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
@@ -78,12 +77,12 @@ def download(
 @router.get("/searches/{search_id}/artifacts")
 def files(search_id: str, session: Reading, installation: Installation) -> FileList:
     """List the files that the trials of a search have exported, and its report."""
-    store = FolderStore(installation.home)
+    store = make_store(installation)
     found = [
-        _file(f"{search_id}-{trial.number}-{path.name}", path, trial.number)
+        _file(search_id, trial.number, file)
         for trial in jobs.list_trials(session, search_id, now=clock(session))
         if trial.state == "COMPLETE"
-        for path in store.exports(search_id, trial.number, trial.attempt)
+        for file in store.exports(search_id, trial.number, trial.attempt)
     ]
     try:
         size = len(jobs.report(session, search_id).model_dump_json())
@@ -95,7 +94,7 @@ def files(search_id: str, session: Reading, installation: Installation) -> FileL
 
 
 def _keep(chunks: Iterator[bytes], rows: Database, settings: Settings) -> ArtifactAnswer:
-    store = FolderStore(settings.home)
+    store = make_store(settings)
     with rows.read() as session:
         now = clock(session)
     artifact = store.put(chunks, max_bytes=settings.max_upload_bytes, now=now)
@@ -103,17 +102,13 @@ def _keep(chunks: Iterator[bytes], rows: Database, settings: Settings) -> Artifa
         return ArtifactAnswer.model_validate(jobs.add_artifact(session, artifact))
 
 
-def _file(artifact_id: str, path: Path, number: int) -> FileAnswer:
+def _file(search_id: str, number: int, file: StoredFile) -> FileAnswer:
+    name = file.name.removeprefix("export/")
+    artifact_id = f"{search_id}-{number}-{name}"
     return FileAnswer(
         id=artifact_id,
-        name=path.name,
+        name=name,
         trial=number,
-        bytes=path.stat().st_size,
+        bytes=file.bytes,
         link=f"/v1/artifacts/{artifact_id}",
     )
-
-
-@lru_cache(maxsize=256)
-def _checksum(path: Path, _modified: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

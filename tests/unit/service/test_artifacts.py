@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from service.artifacts import FolderStore
+from service.artifacts import ArtifactStore
 from service.errors import ArtifactNotFound, ArtifactRefused, TooLarge
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -18,11 +18,11 @@ MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path)
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path)
 
 
-def put(store: FolderStore, content: bytes, *, limit: int = 1_000_000) -> Any:
+def put(store: ArtifactStore, content: bytes, *, limit: int = 1_000_000) -> Any:
     return store.put(iter([content[:5], content[5:]]), max_bytes=limit, now=NOW)
 
 
@@ -39,7 +39,7 @@ def tensor(dtype: str, numbers: np.ndarray[Any, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_a_finite_matrix_is_kept(store: FolderStore, dtype: type[np.floating[Any]]) -> None:
+def test_a_finite_matrix_is_kept(store: ArtifactStore, dtype: type[np.floating[Any]]) -> None:
     content = save({"weight": MATRIX.astype(dtype)}, metadata={"made by": "a test"})
     kept = put(store, content)
     assert (kept.rows, kept.columns, kept.tensor) == (3, 4, "weight")
@@ -47,12 +47,12 @@ def test_a_finite_matrix_is_kept(store: FolderStore, dtype: type[np.floating[Any
     assert store.upload(kept.id).read_bytes() == content
 
 
-def test_a_bfloat16_matrix_is_kept(store: FolderStore) -> None:
+def test_a_bfloat16_matrix_is_kept(store: ArtifactStore) -> None:
     numbers = (MATRIX.view(np.uint32) >> 16).astype(np.uint16)
     assert put(store, tensor("BF16", numbers)).dtype == "BF16"
 
 
-def test_the_same_bytes_are_the_same_artifact(store: FolderStore) -> None:
+def test_the_same_bytes_are_the_same_artifact(store: ArtifactStore) -> None:
     first, again = put(store, save({"a": MATRIX})), put(store, save({"a": MATRIX}))
     other = put(store, save({"b": MATRIX}))
     assert first == again
@@ -115,7 +115,7 @@ REFUSED: list[tuple[str, bytes, str, str]] = [
     ("content", "field", "sentence"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED]
 )
 def test_what_no_search_can_use_is_refused_and_nothing_is_kept(
-    store: FolderStore, content: bytes, field: str, sentence: str
+    store: ArtifactStore, content: bytes, field: str, sentence: str
 ) -> None:
     with pytest.raises(ArtifactRefused) as refused:
         put(store, content)
@@ -124,12 +124,12 @@ def test_what_no_search_can_use_is_refused_and_nothing_is_kept(
     assert list(store.uploads.iterdir()) == []
 
 
-def test_a_name_that_a_database_cannot_keep_is_refused(store: FolderStore) -> None:
+def test_a_name_that_a_database_cannot_keep_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(ArtifactRefused, match="NUL"):
         put(store, save({"a\0b": MATRIX}))
 
 
-def test_what_is_too_large_is_refused_before_it_has_all_come(store: FolderStore) -> None:
+def test_what_is_too_large_is_refused_before_it_has_all_come(store: ArtifactStore) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield bytes(1000)
@@ -139,7 +139,7 @@ def test_what_is_too_large_is_refused_before_it_has_all_come(store: FolderStore)
     assert list(store.uploads.iterdir()) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(store: FolderStore) -> None:
+def test_an_upload_that_breaks_off_leaves_nothing(store: ArtifactStore) -> None:
     def breaking() -> Iterator[bytes]:
         yield WHOLE[:30]
         raise ConnectionResetError
@@ -149,7 +149,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store: FolderStore) -> None:
     assert list(store.uploads.iterdir()) == []
 
 
-OUTSIDE: list[Callable[[FolderStore], Path]] = [
+OUTSIDE: list[Callable[[ArtifactStore], Path]] = [
     lambda store: store.upload("art_0"),
     lambda store: store.upload("../secret"),
     lambda store: store.upload("..%2Fsecret"),
@@ -158,18 +158,9 @@ OUTSIDE: list[Callable[[FolderStore], Path]] = [
 
 @pytest.mark.parametrize("asked", OUTSIDE)
 def test_a_name_never_leads_to_another_folder(
-    store: FolderStore, asked: Callable[[FolderStore], Path]
+    store: ArtifactStore, asked: Callable[[ArtifactStore], Path]
 ) -> None:
     store.uploads.mkdir(parents=True)
     (store.home / "secret").touch()
     with pytest.raises(ArtifactNotFound):
         asked(store)
-
-
-def test_exports_are_the_files_that_are_whole(store: FolderStore) -> None:
-    assert store.exports("srch_1", 0, 1) == ()
-    folder = store.attempt("srch_1", 0, 1) / "export"
-    folder.mkdir(parents=True)
-    (folder / "network.json").touch()
-    (folder / ".network-17.pt2").touch()
-    assert store.exports("srch_1", 0, 1) == (folder / "network.json",)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from service.artifacts import ArtifactStore
 from tests.integration.story import REFERENCE, Story
 from worker.trial import _failure, take_over
 
@@ -26,38 +27,46 @@ time.sleep(60)
 """
 
 
+def begin(home: Path, attempt: int) -> Path:
+    return take_over(ArtifactStore(home), "srch_1", 0, attempt)
+
+
+def files_of(home: Path, attempt: int) -> Path:
+    return ArtifactStore(home).attempt("srch_1", 0, attempt)
+
+
 def test_a_first_attempt_begins_with_an_empty_folder(tmp_path: Path) -> None:
-    take_over(tmp_path / "attempt-1")
-    assert list((tmp_path / "attempt-1").iterdir()) == []
+    assert list(begin(tmp_path, 1).iterdir()) == []
 
 
 def test_an_attempt_goes_on_with_the_files_of_the_newest_before_it(tmp_path: Path) -> None:
     for attempt in (1, 2):
-        folder = tmp_path / f"attempt-{attempt}/hard"
+        folder = files_of(tmp_path, attempt) / "hard"
         folder.mkdir(parents=True)
         (folder / "checkpoint.safetensors").write_text(str(attempt))
     # The third never came so far as to have files.
-    take_over(tmp_path / "attempt-4")
-    assert (tmp_path / "attempt-4/hard/checkpoint.safetensors").read_text() == "2"
-    assert (tmp_path / "attempt-2/hard/checkpoint.safetensors").exists()
+    folder = begin(tmp_path, 4)
+    assert (folder / "hard/checkpoint.safetensors").read_text() == "2"
+    assert (files_of(tmp_path, 2) / "hard/checkpoint.safetensors").exists()
 
 
 def test_half_a_copy_is_not_taken_for_an_attempt(tmp_path: Path) -> None:
-    (tmp_path / "attempt-1").mkdir()
-    (tmp_path / "attempt-1/checkpoint.safetensors").write_text("whole")
-    (tmp_path / "attempt-2.arriving").mkdir()
-    (tmp_path / "attempt-2.log").touch()
-    take_over(tmp_path / "attempt-3")
-    assert (tmp_path / "attempt-3/checkpoint.safetensors").read_text() == "whole"
+    first, second = files_of(tmp_path, 1), files_of(tmp_path, 2)
+    first.mkdir(parents=True)
+    (first / "checkpoint.safetensors").write_text("whole")
+    second.with_name("attempt-2.arriving").mkdir()
+    second.with_name("attempt-3.arriving").mkdir()
+    second.with_name("attempt-2.log").touch()
+    assert (begin(tmp_path, 3) / "checkpoint.safetensors").read_text() == "whole"
 
 
 def test_what_is_only_half_written_is_not_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "attempt-1").mkdir()
-    (tmp_path / "attempt-1/checkpoint.safetensors").touch()
+    first = files_of(tmp_path, 1)
+    first.mkdir(parents=True)
+    (first / "checkpoint.safetensors").touch()
     # What an attempt that was only believed dead renames while it is being copied.
-    (tmp_path / "attempt-1/.checkpoint-17.safetensors").symlink_to(tmp_path / "gone")
-    take_over(tmp_path / "attempt-2")
-    assert [path.name for path in (tmp_path / "attempt-2").iterdir()] == ["checkpoint.safetensors"]
+    (first / ".checkpoint-17.safetensors").symlink_to(tmp_path / "gone")
+    assert [path.name for path in begin(tmp_path, 2).iterdir()] == ["checkpoint.safetensors"]
 
 
 def test_a_child_does_not_outlive_its_killed_parent() -> None:
