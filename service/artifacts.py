@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -167,6 +168,12 @@ class ArtifactStore:
             if file.name not in besides or not (folder / file.name).exists():
                 self.fetch(file)
         return folder
+
+    def remove_search(self, search_id: str) -> None:
+        """Remove every file of a search; what is not there is removed already."""
+        for entry in list(self.storage.entries(f"searches/{search_id}")):
+            self.storage.remove(entry.address)
+        shutil.rmtree(self.home / "searches" / search_id, ignore_errors=True)
 
     def _keep(
         self, path: Path, folder: Path, key: str, before: Mapping[str, StoredFile]

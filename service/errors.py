@@ -9,6 +9,8 @@ class ServiceError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    # After how many seconds the same request may be answered.
+    retry_after: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -151,3 +153,20 @@ class KeyNotFound(ServiceError):
 
     def __init__(self, key_id: str) -> None:
         super().__init__(f"there is no key {key_id!r}")
+
+
+class IdempotencyInFlight(ServiceError):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    status = 409
+    code = "idempotency_in_flight"
+    retry_after = 1
+
+
+@final
+class Unavailable(ServiceError):
+    """What the service stands on is not there just now."""
+
+    status = 503
+    code = "unavailable"
+    retry_after = 5

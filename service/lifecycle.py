@@ -5,7 +5,9 @@ from typing import Literal, get_args
 
 from search.plan import TrialState
 
-SearchState = Literal["QUEUED", "RUNNING", "STOPPING", "SUCCEEDED", "FAILED", "CANCELLED"]
+SearchState = Literal[
+    "QUEUED", "RUNNING", "PAUSING", "PAUSED", "STOPPING", "SUCCEEDED", "FAILED", "CANCELLED"
+]
 Reason = Literal[
     "",
     "worker_lost",
@@ -13,6 +15,8 @@ Reason = Literal[
     "disk_full",
     "out_of_memory",
     "user_cancel",
+    "user_pause",
+    "killed",
     "compute_exhausted",
     "not_finite",
     "budget_unreachable",
@@ -27,16 +31,20 @@ SEARCH_STATES: tuple[SearchState, ...] = get_args(SearchState)
 TRIAL_STATES: tuple[TrialState, ...] = get_args(TrialState)
 
 SEARCH_TRANSITIONS: Mapping[SearchState, frozenset[SearchState]] = {
-    "QUEUED": frozenset({"RUNNING", "STOPPING"}),
-    "RUNNING": frozenset({"SUCCEEDED", "FAILED", "STOPPING"}),
-    "STOPPING": frozenset({"CANCELLED"}),
+    "QUEUED": frozenset({"RUNNING", "PAUSED", "STOPPING"}),
+    "RUNNING": frozenset({"SUCCEEDED", "FAILED", "PAUSING", "STOPPING"}),
+    # The last trial may end before it hears that it was to pause.
+    "PAUSING": frozenset({"PAUSED", "SUCCEEDED", "FAILED", "STOPPING"}),
+    "PAUSED": frozenset({"QUEUED", "STOPPING"}),
+    # A kill overtakes a cancellation.
+    "STOPPING": frozenset({"STOPPING", "CANCELLED"}),
     "SUCCEEDED": frozenset(),
     "FAILED": frozenset(),
     "CANCELLED": frozenset(),
 }
 
-# RUNNING -> WAITING is a worker that was asked to stop and gave its trial back; one that died
-# leaves the trial LOST first.
+# RUNNING -> WAITING is a trial that was given back with a checkpoint, because its worker was asked
+# to stop or its search to pause; a worker that died leaves the trial LOST first.
 TRIAL_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
     "WAITING": frozenset({"RUNNING", "CANCELLED"}),
     "RUNNING": frozenset({"COMPLETE", "PRUNED", "FAILED", "CANCELLED", "LOST", "WAITING"}),
@@ -47,5 +55,7 @@ TRIAL_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
     "CANCELLED": frozenset(),
 }
 
-LIVE_SEARCH_STATES: frozenset[SearchState] = frozenset({"QUEUED", "RUNNING", "STOPPING"})
+LIVE_SEARCH_STATES: frozenset[SearchState] = frozenset(
+    {"QUEUED", "RUNNING", "PAUSING", "PAUSED", "STOPPING"}
+)
 CLAIMABLE_SEARCH_STATES: frozenset[SearchState] = frozenset({"QUEUED", "RUNNING"})

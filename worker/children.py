@@ -9,18 +9,22 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import final
 
+from sqlalchemy.exc import DBAPIError
+
 from models.durable import wants_room
 from service import jobs, logs
 from service.artifacts import ArtifactStore
 from service.db.session import Database, clock
 from service.lifecycle import Reason
 from service.settings import Settings
-from worker.parent import NO_ROOM, facts
+from worker.parent import LEFT, NO_ROOM, facts
 from worker.progress import in_transaction
 from worker.recovery import send_hints, worker_name
 
 # How much of a dead trial's log is repeated in the worker's.
 TAIL_BYTES = 4000
+# How soon a client's wish to have a trial killed is heard.
+WATCH_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +73,12 @@ class Children:
 
     def _claim(self, trial_id: str) -> jobs.Claim | None:
         with self._database.write() as session:
+            now = clock(session)
             return jobs.claim(
                 session,
-                trial_id,
+                jobs.preferred(session, trial_id, now=now),
                 owner=self._owner,
-                now=clock(session),
+                now=now,
                 lease=timedelta(seconds=self._settings.lease_seconds),
             )
 
@@ -99,10 +104,28 @@ class Children:
             if self._stopping.is_set():
                 process.terminate()
         try:
-            return process.wait()
+            return self._watch(process, claim)
         finally:
             with self._lock:
                 self._running.discard(process)
+
+    def _watch(self, process: subprocess.Popen[bytes], claim: jobs.Claim) -> int:
+        """Wait for the end of a child, and bring it about if the client wants it killed."""
+        while True:
+            try:
+                return process.wait(WATCH_SECONDS)
+            except subprocess.TimeoutExpired:
+                if self._is_killed(claim):
+                    process.kill()
+                    return process.wait()
+
+    def _is_killed(self, claim: jobs.Claim) -> bool:
+        try:
+            with self._database.read() as session:
+                return jobs.killed(session, claim)
+        except DBAPIError as error:
+            log.warning("the database did not answer, and is asked again: %s", error.orig)
+            return False
 
     def _release(self, claim: jobs.Claim, code: int, logged: Path) -> None:
         reason, sentence = self._why(code)
@@ -120,7 +143,7 @@ class Children:
             seconds=self._settings.lease_seconds,
         )
         log.info("trial %s ended, exit status %d", claim.trial_id, code)
-        if code or left:
+        if code not in (0, LEFT) or (left and code == 0):
             log.warning("the end of %s:\n%s", logged, _tail(logged))
 
     def _why(self, code: int) -> tuple[Reason, str]:
@@ -128,6 +151,8 @@ class Children:
             return "disk_full", "there is no room for its files; it is tried again"
         if self._stopping.is_set():
             return "worker_stopped", "its worker was stopped"
+        if code == LEFT:
+            return "user_pause", "the search was paused"
         return "worker_lost", f"its process ended with {code}"
 
 

@@ -10,10 +10,12 @@ from service import jobs
 PR_SET_PDEATHSIG = 1
 # With this status a trial's process says that it found no room for its files.
 NO_ROOM = os.EX_CANTCREAT
+# The exit status of a child that leaves its trial with a checkpoint, to be gone on with.
+LEFT = 75
 
 
 def die_with(parent: int) -> None:
-    """End this process, by SIGKILL, as soon as the process that started it is gone."""
+    """End this process, by SIGKILL, as soon as its worker is gone: nobody else would stop it."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):

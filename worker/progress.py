@@ -50,16 +50,16 @@ class RowProgress:
             self._points += points
 
     def should_stop(self) -> bool:
-        """Whether the search is being cancelled, the worker stopped, or the claim lost."""
+        """Whether the search is cancelled or paused, the worker stopped, or the claim lost."""
         return self._stop.is_set()
 
     @property
     def leaving(self) -> bool:
-        """Whether it is only this worker that stops."""
+        """Whether the trial is to go on later: the worker stops, or the search pauses."""
         return self._leaving.is_set()
 
     def leave(self) -> None:
-        """Let the trial stop here and go on elsewhere; called from a signal handler."""
+        """Let the trial stop here and go on elsewhere or later; called from a signal handler."""
         self._leaving.set()
         self._stop.set()
 
@@ -109,6 +109,8 @@ class RowProgress:
             raise
         if due:
             self._renewed = began
+        if renewal.pause:
+            self.leave()
         if renewal.stop:
             self._stop.set()
 

@@ -23,7 +23,7 @@ from service.db.session import Database, clock
 from service.errors import ArtifactNotFound
 from service.settings import Settings, get_settings
 from worker.keeping import Keeping
-from worker.parent import NO_ROOM, die_with, facts
+from worker.parent import LEFT, NO_ROOM, die_with, facts
 from worker.progress import RowProgress, in_transaction
 
 # What the measurement writes beside the networks that it measures.
@@ -32,8 +32,8 @@ MEASURED = frozenset({"export/network.pt2", "export/forms.json"})
 log = logging.getLogger(__name__)
 
 
-def main(trial_id: str, attempt: int, parent: int) -> None:
-    """Run the attempt, if it is still ours to run, and write how it ended."""
+def main(trial_id: str, attempt: int, parent: int) -> int:
+    """Run the attempt, if it is still ours to run, write how it ended, and give the exit status."""
     die_with(parent)
     settings = get_settings()
     logs.configure(settings)
@@ -42,20 +42,22 @@ def main(trial_id: str, attempt: int, parent: int) -> None:
         claim = jobs.claimed(session, trial_id, attempt=attempt)
     if claim is None:
         log.info("attempt %d at %s has been replaced", attempt, trial_id)
-        return
+        return 0
     logs.note(**facts(claim))
     progress = RowProgress(database, claim, lease=timedelta(seconds=settings.lease_seconds))
     # The worker speaks for a terminal's Ctrl-C: its child is asked once, by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: progress.leave())
     with progress:
-        _attempt(claim, progress, settings, database)
+        left = _attempt(claim, progress, settings, database)
     database.dispose()
+    return LEFT if left else 0
 
 
 def _attempt(
     claim: jobs.Claim, progress: RowProgress, settings: Settings, database: Database
-) -> None:
+) -> bool:
+    """Whether the trial is left for another attempt to go on with."""
     try:
         outcome = _run(claim, progress, settings, database)
     except MemberLost:
@@ -69,8 +71,8 @@ def _attempt(
         _end(claim, progress, settings, database, _failure(error))
         raise
     if outcome.state == "CANCELLED" and progress.leaving:
-        log.info("the worker stops: the trial is left for another to go on with")
-        return
+        log.info("the trial is left with its checkpoint, to be gone on with")
+        return True
     ending = jobs.Ending(
         state=outcome.state,
         reason=outcome.reason,
@@ -82,6 +84,7 @@ def _attempt(
         times=outcome.times,
     )
     _end(claim, progress, settings, database, ending)
+    return False
 
 
 def _failure(error: Exception) -> jobs.Ending:
@@ -209,7 +212,7 @@ def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: ArtifactStore) -> 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    status = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     logging.shutdown()
     # All is written; to take torch apart in order would hold the next trial up by a second.
-    os._exit(0)
+    os._exit(status)

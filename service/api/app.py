@@ -12,7 +12,9 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from service import logs
 from service.api import problems
+from service.api.documented import EVERYWHERE, describe
 from service.api.door import ANSWERS, Door
+from service.api.head import HeadAnswers
 from service.api.metrics import Metrics
 from service.api.requests import RequestGate
 from service.api.routes import (
@@ -24,13 +26,14 @@ from service.api.routes import (
     keys,
     searches,
     trials,
+    workers,
 )
 from service.dashboard import pages
 from service.db.session import Database
 from service.settings import Settings, get_settings
 
 # A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
-ROUTES = (searches, trials, events, artifacts, compare, catalogue, health)
+ROUTES = (searches, trials, events, artifacts, compare, catalogue, workers, health)
 # Whatever the method, these want a key with the scope `admin`.
 ADMINISTRATION = (keys,)
 
@@ -49,7 +52,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = installation
     app.state.metrics = Metrics()
+    app.state.keys_in_flight, app.state.keys_lock = set(), threading.Lock()
     problems.install(app)
+    describe(app)
+    app.add_middleware(HeadAnswers)
     app.add_middleware(
         RequestGate,
         observe=app.state.metrics.observe,
@@ -70,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _include(app: FastAPI, router: APIRouter, door: Door | None) -> None:
     """Answer under /v1 and, for short, without it."""
     dependencies = [] if door is None else [Depends(door)]
-    answers = {} if door is None else ANSWERS
+    answers = EVERYWHERE if door is None else EVERYWHERE | ANSWERS
     app.include_router(router, prefix="/v1", dependencies=dependencies, responses=answers)
     app.include_router(router, include_in_schema=False, dependencies=dependencies)
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
 from service.db.session import Database
+from service.errors import IdempotencyInFlight
 from service.settings import Settings
 
 
@@ -41,6 +42,32 @@ def request_id(request: Request) -> str:
     return found
 
 
+def taken_key(
+    request: Request,
+    key: Annotated[
+        str | None, Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,200}$")
+    ] = None,
+) -> Iterator[str | None]:
+    """Take the Idempotency-Key until the transaction has ended; who comes meanwhile is told so.
+
+    Between processes the database does the same, but for SQLite, where the second waits.
+    """
+    if key is None:
+        yield None
+        return
+    in_flight: set[str] = request.app.state.keys_in_flight
+    with request.app.state.keys_lock:
+        if key in in_flight:
+            raise IdempotencyInFlight(
+                "the first request with this Idempotency-Key is being answered"
+            )
+        in_flight.add(key)
+    try:
+        yield key
+    finally:
+        in_flight.discard(key)
+
+
 async def json_only(request: Request) -> None:
     """Refuse a body that does not call itself JSON: a page elsewhere cannot send one unasked."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -55,4 +82,6 @@ Reading = Annotated[Session, Depends(reading, scope="function")]
 Writing = Annotated[Session, Depends(writing, scope="function")]
 Rows = Annotated[Database, Depends(database)]
 Installation = Annotated[Settings, Depends(settings)]
+# Named before the session among a route's parameters, it outlasts the commit.
+KeyTaken = Annotated[str | None, Depends(taken_key, scope="function")]
 RequestId = Annotated[str, Depends(request_id)]

@@ -1,6 +1,7 @@
 """Every failure as problem+json (RFC 9457), with the request's id and without our insides."""
 
 import json
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -9,14 +10,18 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from search.spec import SearchSpec, SpecError
 from service.api.sentences import Fault, faults
 from service.dashboard import pages
-from service.errors import ServiceError
+from service.db.session import tables_are_missing
+from service.errors import ServiceError, Unavailable
 
 SEARCH_SCHEMA = SearchSpec.model_json_schema()
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -33,6 +38,8 @@ REMEDIES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "this address does not answer that method; see Allow",
     HTTPStatus.INTERNAL_SERVER_ERROR: "this is our fault; the log has more under the request's id",
 }
+
+log = logging.getLogger(__name__)
 
 
 def problem(
@@ -69,15 +76,30 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SpecError, _spec_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(Exception, _our_fault)
 
 
 def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     wrong = (Fault(error.field, error.sentence),) if error.field is not None else ()
+    again = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = {**again, **(error.headers or {})}
     return _told(
-        request, error.status, error.sentence, code=error.code, wrong=wrong, headers=error.headers
+        request, error.status, error.sentence, code=error.code, wrong=wrong, headers=headers
     )
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    """Tell whose fault it is where the database is away or was never prepared; else it is ours."""
+    assert isinstance(error, DBAPIError)
+    if tables_are_missing(error):
+        sentence = "the database has not the tables of this version; say: matnas db upgrade"
+        return _service_error(request, Unavailable(sentence))
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        log.error("the database does not answer: %s", error.orig)
+        return _service_error(request, Unavailable("the database does not answer just now"))
+    raise error
 
 
 def _spec_error(request: Request, error: Exception) -> Response:
@@ -106,9 +128,21 @@ def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     said = "" if error.detail == status.phrase else error.detail
-    return _told(
-        request, status, said or REMEDIES.get(status, status.phrase), headers=error.headers
-    )
+    headers = error.headers
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": ", ".join(_methods(request))}
+    return _told(request, status, said or REMEDIES.get(status, status.phrase), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What an address answers: each of its routes knows of its own method alone."""
+    answered = [
+        method
+        for method in METHODS
+        for scope in [dict(request.scope, method=method)]
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return sorted(answered + (["HEAD"] if "GET" in answered else []))
 
 
 def _our_fault(request: Request, _: Exception) -> Response:

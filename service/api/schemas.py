@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import final
+from typing import Annotated, final
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from models.cost import Quantity
+from models.frozen import Spec
 from models.spec import LayerSpec, NetworkSpec
 from models.structures import Structure
 from search.layer_costs import LayerCosts
 from search.plan import TrialKind, TrialState
 from search.report import Importance
-from search.spec import BaselineName, LearnerSettings, SearchSpec
+from search.spec import BaselineName, LearnerSettings, SearchSpec, Tag
 from service.jobs import BestView, ComparedTrial, Curve, FrontPoint, ProgressView, WarmStartView
 from service.lifecycle import Reason, SearchState
 
@@ -34,6 +35,7 @@ class SearchAnswer(Answer):
     reason: Reason
     sentence: str
     version: int
+    priority: int
     progress: ProgressView
     best: BestView | None
     bests: tuple[BestView | None, ...]
@@ -56,15 +58,8 @@ class SearchAnswer(Answer):
         """Where to go from here."""
         here = f"/v1/searches/{self.id}"
         parts = (
-            "trials",
-            "events",
-            "front",
-            "artifacts",
-            "report",
-            "profile",
-            "importances",
-            "cancel",
-            "clone",
+            *("trials", "events", "front", "artifacts", "spec", "report", "profile"),
+            *("importances", "cancel", "pause", "resume", "kill", "clone"),
         )
         return {
             "self": here,
@@ -90,10 +85,12 @@ class TrialAnswer(Answer):
     sentence: str
     attempt: int
     losses: int
+    worker: str | None = Field(validation_alias="owner")
     settings: LearnerSettings | None
     metrics: Mapping[str, float | None]
     latest: Mapping[str, float | None]
     cost: int | None
+    latency_ratio: float | None
     phase: str | None
     done: int | None
     total: int | None
@@ -226,9 +223,13 @@ class ComparedAnswer(Answer):
 
 @final
 class LayerComparison(Answer):
-    """One layer in every compared network, None where there is no such layer."""
+    """One layer in every compared network, None where there is no such layer.
+
+    It `differs` unless all have it, and have it made of the same.
+    """
 
     name: str
+    differs: bool
     cells: tuple[LayerAnswer | None, ...]
 
 
@@ -246,10 +247,16 @@ class ComparisonAnswer(Answer):
         tables = [{layer.name: layer for layer in one.structure.layers} for one in columns]
         names = dict.fromkeys(name for table in tables for name in table)
         layers = tuple(
-            LayerComparison(name=name, cells=tuple(table.get(name) for table in tables))
+            LayerComparison(name=name, differs=_differ(cells), cells=cells)
             for name in names
+            for cells in [tuple(table.get(name) for table in tables)]
         )
         return cls(trials=columns, layers=layers)
+
+
+def _differ(cells: tuple[LayerAnswer | None, ...]) -> bool:
+    made = [None if cell is None else (cell.rows, cell.columns, cell.structure) for cell in cells]
+    return any(one != made[0] for one in made)
 
 
 @final
@@ -331,3 +338,41 @@ class FrontAnswer(Answer):
     reference_point: tuple[float, float, float] | None
     hypervolume: float | None
     cheapest: FrontPoint | None
+
+
+@final
+class WorkerAnswer(Answer):
+    """A worker process: when it was last heard of, and the ids of the trials that it runs."""
+
+    name: str
+    seen_at: datetime
+    alive: bool
+    trials: tuple[str, ...]
+
+
+@final
+class WorkerList(Answer):
+    """The workers of the last day, the last heard of first."""
+
+    items: tuple[WorkerAnswer, ...]
+
+
+@final
+class ComputeChanges(Spec):
+    """What a live search may use more of; without `seconds`, as long as it takes."""
+
+    trials: Annotated[int, Field(ge=0, le=10_000)] = 0
+    seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+@final
+class SearchChanges(Spec):
+    """What may be changed of a search; what is left out stays as it is.
+
+    Searches with a higher `priority` go first. `compute` can only grow, and while the search lives.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    tags: Annotated[tuple[Tag, ...], Field(max_length=50)] = ()
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    compute: ComputeChanges = ComputeChanges()

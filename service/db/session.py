@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 # A writer waits this long for another's transaction, each of which takes milliseconds.
@@ -48,6 +49,13 @@ def clock(session: Session) -> datetime:
         server_time: datetime = session.execute(select(func.clock_timestamp())).scalar_one()
         return server_time.astimezone(UTC)
     return datetime.now(UTC)
+
+
+def tables_are_missing(error: DBAPIError) -> bool:
+    """Whether a statement failed because the migrations have not been run, in either's words."""
+    said = str(error.orig)
+    in_postgres = getattr(error.orig, "sqlstate", None) in ("42P01", "42703")
+    return in_postgres or "no such table" in said or "no such column" in said
 
 
 def _engine(url: str) -> Engine:

@@ -78,6 +78,10 @@ class SearchRow(Base):
         Index(None, "created_at", "id"),
         Index(None, "state"),
         Index(None, "key_id", "state"),
+        Index(None, "best_loss", "id"),
+        Index(None, "name", "id"),
+        Index(None, "model"),
+        Index(None, "dataset"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -107,7 +111,12 @@ class SearchRow(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     deadline_at: Mapped[datetime | None]
+    paused_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    # Searches with more of it go first.
+    priority: Mapped[int] = mapped_column(server_default=text("0"))
+    # Of the best so far that keeps to its budget, for lists to be filtered and sorted by.
+    best_loss: Mapped[float | None]
 
     # Every change of a search is an UPDATE ... WHERE version = the one that was read.
     __mapper_args__ = {"version_id_col": version}
@@ -157,6 +166,9 @@ class TrialRow(Base):
     network: Mapped[Json | None] = mapped_column(deferred=True)
     metrics: Mapped[Json | None]
     cost: Mapped[int | None]
+    # Of the metrics and of the report, for lists to be filtered and sorted by.
+    loss: Mapped[float | None]
+    latency_ratio: Mapped[float | None]
     times: Mapped[Json | None] = mapped_column(deferred=True)
     phase: Mapped[str | None]
     done: Mapped[int | None]

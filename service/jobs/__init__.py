@@ -8,11 +8,13 @@ from service.jobs.attempts import (
     claim,
     claimed,
     finish,
+    killed,
     record,
     release,
     renew,
     save_settings,
 )
+from service.jobs.control import amend, cancel, delete_search, kill, pause, resume
 from service.jobs.counting import Census, census, ended_trials
 from service.jobs.garbage import (
     TrialFiles,
@@ -35,13 +37,9 @@ from service.jobs.keys import (
     revoke_key,
     still_let_in,
 )
-from service.jobs.reading import (
-    events,
-    get_search,
-    get_trial,
-    list_searches,
-    list_trials,
-)
+from service.jobs.listing import SearchSort, TrialSort, list_searches, page_of_trials
+from service.jobs.planning import preferred
+from service.jobs.reading import events, get_search, get_trial, list_trials
 from service.jobs.recovery import hints_due, recover
 from service.jobs.resolving import resolve_spec
 from service.jobs.results import (
@@ -54,7 +52,7 @@ from service.jobs.results import (
     profile,
     report,
 )
-from service.jobs.submission import add_artifact, cancel, get_artifact, submit
+from service.jobs.submission import add_artifact, get_artifact, submit
 from service.jobs.views import (
     ArtifactView,
     BestView,
@@ -74,11 +72,14 @@ from service.jobs.views import (
     SearchView,
     Stage,
     StoredAnswer,
+    TrialFilter,
+    TrialPage,
     TrialView,
     WarmStartView,
+    WorkerView,
 )
 from service.jobs.warm import cloned
-from service.jobs.workers import living_workers, note_worker
+from service.jobs.workers import living_workers, note_worker, workers
 
 __all__ = [
     "ANYBODY",
@@ -100,13 +101,19 @@ __all__ = [
     "Renewal",
     "SearchFilter",
     "SearchPage",
+    "SearchSort",
     "SearchView",
     "Stage",
     "StoredAnswer",
     "TrialFiles",
+    "TrialFilter",
+    "TrialPage",
+    "TrialSort",
     "TrialView",
     "WarmStartView",
+    "WorkerView",
     "add_artifact",
+    "amend",
     "any_key",
     "any_usable_key",
     "cancel",
@@ -116,6 +123,7 @@ __all__ = [
     "cloned",
     "compare",
     "create_key",
+    "delete_search",
     "dense_network",
     "ended_before",
     "ended_trials",
@@ -129,6 +137,8 @@ __all__ = [
     "get_trial",
     "hints_due",
     "key_of",
+    "kill",
+    "killed",
     "known_uploads",
     "layer_costs",
     "list_keys",
@@ -137,7 +147,10 @@ __all__ = [
     "living_workers",
     "network",
     "note_worker",
+    "page_of_trials",
+    "pause",
     "points",
+    "preferred",
     "profile",
     "recall",
     "record",
@@ -147,10 +160,12 @@ __all__ = [
     "renew",
     "report",
     "resolve_spec",
+    "resume",
     "revoke_key",
     "save_settings",
     "still_let_in",
     "submit",
     "trial_files",
     "unused_uploads",
+    "workers",
 ]

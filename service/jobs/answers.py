@@ -3,20 +3,22 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service.db.queries import insert_if_new
 from service.db.tables import AnswerRow
-from service.errors import IdempotencyConflict
+from service.errors import IdempotencyConflict, IdempotencyInFlight
 from service.jobs.views import StoredAnswer
 
 
 def recall(session: Session, key: str, *, body_sha256: str, now: datetime) -> StoredAnswer | None:
     """Take the key for this transaction, or give the answer that it already has.
 
-    Whoever asks while the first request is being answered waits for that transaction to end.
+    Whoever asks while the first request is being answered is told so.
     """
+    if not _is_alone(session, key):
+        raise IdempotencyInFlight("the first request with this Idempotency-Key is being answered")
     row = {"key": key, "body_sha256": body_sha256, "created_at": now}
     if insert_if_new(session, AnswerRow, row, key=["key"]):
         return None
@@ -33,3 +35,11 @@ def remember(session: Session, key: str, *, status: int, answer: dict[str, Any])
     session.execute(
         update(AnswerRow).where(AnswerRow.key == key).values(status=status, answer=answer)
     )
+
+
+def _is_alone(session: Session, key: str) -> bool:
+    """Whether no other open transaction has taken the key; SQLite has one at a time."""
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    lock = func.pg_try_advisory_xact_lock(func.hashtextextended(key, 0))
+    return bool(session.execute(select(lock)).scalar_one())

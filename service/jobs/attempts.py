@@ -14,10 +14,12 @@ from models.cost import Quantity
 from models.spec import NetworkSpec
 from search.layer_costs import LayerCosts
 from search.plan import PlannedTrial, planned_trials, prerequisites
+from search.report import Report
 from search.spec import LearnerSettings, SearchSpec
 from search.warm import EarlierCandidate
 from service.db.queries import insert_or_replace
 from service.db.tables import LatestRow, PointRow, SearchRow, TrialRow
+from service.jobs.best import OBJECTIVE, best_of, bests_of
 from service.jobs.past import past_trials, ready
 from service.jobs.transitions import (
     Cause,
@@ -62,9 +64,7 @@ def claim(
     if not taken:
         return None
     if search.state == "QUEUED":
-        seconds = spec.compute.seconds
-        deadline = None if seconds is None else now + timedelta(seconds=seconds)
-        move_search(session, search, "RUNNING", cause, started_at=now, deadline_at=deadline)
+        move_search(session, search, "RUNNING", cause, **_begun(search, spec, now))
     return _claim(session, trial, search, spec)
 
 
@@ -75,6 +75,17 @@ def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
         return None
     search = session.get_one(SearchRow, trial.search_id)
     return _claim(session, trial, search, SearchSpec.model_validate(search.spec))
+
+
+def killed(session: Session, claim: Claim) -> bool:
+    """Whether the client wants the process of this attempt ended, rather than asked to stop."""
+    holds = (TrialRow.id == claim.trial_id, TrialRow.attempt == claim.attempt)
+    statement = (
+        select(SearchRow.reason)
+        .join(TrialRow, TrialRow.search_id == SearchRow.id)
+        .where(*holds, TrialRow.state == "RUNNING", SearchRow.state == "STOPPING")
+    )
+    return session.scalars(statement).one_or_none() == "killed"
 
 
 def renew(session: Session, claim: Claim, *, now: datetime, lease: timedelta) -> Renewal:
@@ -134,6 +145,7 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
         values["times"] = dict(ending.times)
     if ending.metrics is not None:
         values["metrics"] = {name: finite(value) for name, value in ending.metrics.items()}
+        values["loss"] = values["metrics"].get(OBJECTIVE)
     if not move_trial(session, trial, ending.state, cause, **values):
         return False
     if ending.profile is not None:
@@ -142,6 +154,9 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
             search.smallest_cost = ending.profile.times.smallest_cost
     if ending.report is not None:
         search.report = ending.report.model_dump(mode="json")
+        _note_latencies(session, search.id, ending.report)
+    best = best_of(bests_of(search, claim.spec, trials_of(session, search.id)))
+    search.best_loss = None if best is None else best.validation_loss
     advance(session, search, cause)
     return True
 
@@ -183,6 +198,26 @@ def release(
 def finite(value: float) -> float | None:
     """The number, or None for what neither JSON nor SQLite can hold."""
     return value if value - value == 0.0 else None
+
+
+def _begun(search: SearchRow, spec: SearchSpec, now: datetime) -> dict[str, Any]:
+    """When a search begins and must end; one that was paused goes on with what it had."""
+    if search.started_at is not None:
+        return {}
+    seconds = spec.compute.seconds
+    deadline = None if seconds is None else now + timedelta(seconds=seconds)
+    return {"started_at": now, "deadline_at": deadline}
+
+
+def _note_latencies(session: Session, search_id: str, report: Report) -> None:
+    for row in report.rows:
+        measured = (TrialRow.search_id == search_id, TrialRow.number == row.number)
+        session.execute(
+            update(TrialRow)
+            .where(*measured)
+            .values(latency_ratio=row.latency_ratio)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _claim(session: Session, trial: TrialRow, search: SearchRow, spec: SearchSpec) -> Claim:
@@ -233,7 +268,11 @@ def _write(session: Session, claim: Claim, values: dict[str, Any]) -> Renewal:
     state = session.scalars(
         select(SearchRow.state).join(TrialRow, TrialRow.search_id == SearchRow.id).where(*holds)
     ).one_or_none()
-    return Renewal(still_mine=state is not None, stop=state is None or state == "STOPPING")
+    return Renewal(
+        still_mine=state is not None,
+        stop=state is None or state == "STOPPING",
+        pause=state == "PAUSING",
+    )
 
 
 def _point_row(trial_id: str, point: Point) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from search.plan import ENDED, PlannedTrial, planned_trials, startable
 from search.spec import LearnerSettings, SearchSpec
 from service.db.tables import PointRow, SearchRow, TrialRow
-from service.jobs.reading import OBJECTIVE, trial_state
+from service.jobs.best import OBJECTIVE
+from service.jobs.reading import trial_state
 from service.jobs.views import Curve, PastTrial
 
 

@@ -32,7 +32,7 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
         select(SearchRow)
         .where(SearchRow.state.in_(CLAIMABLE_SEARCH_STATES))
         .where(SearchRow.id.in_(_searches_with_unsent(lately)))
-        .order_by(SearchRow.created_at, SearchRow.id)
+        .order_by(SearchRow.priority.desc(), SearchRow.created_at, SearchRow.id)
         # Whoever is changing a search just now hints at what follows from it afterwards.
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)

@@ -18,14 +18,15 @@ from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import SearchSpec
 from service.db.tables import PointRow, SearchRow, TrialRow
-from service.errors import NotYetThere, QueryRefused, SearchNotFound, TrialNotFound
-from service.jobs.reading import OBJECTIVE, trial_row, trial_views
+from service.errors import NotYetThere, QueryRefused, TrialNotFound
+from service.jobs.best import OBJECTIVE
+from service.jobs.reading import search_row, trial_row, trial_views
 from service.jobs.views import ComparedTrial, Curve, Front, FrontPoint
 
 
 def dense_network(session: Session, search_id: str) -> NetworkSpec:
     """The network that the search started from."""
-    return NetworkSpec.model_validate(_search(session, search_id).network)
+    return NetworkSpec.model_validate(search_row(session, search_id).network)
 
 
 def network(session: Session, search_id: str, number: int) -> NetworkSpec:
@@ -35,7 +36,7 @@ def network(session: Session, search_id: str, number: int) -> NetworkSpec:
 
 def layer_costs(session: Session, search_id: str, number: int) -> LayerCosts:
     """What the layers of a trial's network cost in the quantity of its search."""
-    quantity = cast("Quantity", _search(session, search_id).quantity)
+    quantity = cast("Quantity", search_row(session, search_id).quantity)
     if quantity != "latency":
         return LayerCosts(quantity)
     times, dense = (trial_row(session, search_id, which).times for which in (number, 0))
@@ -44,7 +45,7 @@ def layer_costs(session: Session, search_id: str, number: int) -> LayerCosts:
 
 def report(session: Session, search_id: str) -> Report:
     """The table of what was measured on the exported files, or NotYetThere."""
-    found = _search(session, search_id).report
+    found = search_row(session, search_id).report
     if found is None:
         raise NotYetThere("the search has not been measured; its last trial makes the report")
     return Report.model_validate(found)
@@ -52,7 +53,7 @@ def report(session: Session, search_id: str) -> Report:
 
 def profile(session: Session, search_id: str) -> ProfileReport:
     """What was known of the layers before anything was learned, or NotYetThere."""
-    found = _search(session, search_id).profile
+    found = search_row(session, search_id).profile
     if found is None:
         raise NotYetThere("the search has no profile yet; its reference makes it")
     return ProfileReport.model_validate(found)
@@ -82,7 +83,7 @@ def compare(
             ComparedTrial(
                 trial=trial_views(session, [row], now)[0],
                 network=_network(row),
-                eligible=tuple(_search(session, row.search_id).eligible),
+                eligible=tuple(search_row(session, row.search_id).eligible),
                 curves=_curves(session, row, max_points),
             )
         )
@@ -94,7 +95,7 @@ def front(session: Session, search_id: str, *, metric_floor: float | None = None
 
     Once the exported files have been measured it is their numbers that count.
     """
-    search = _search(session, search_id)
+    search = search_row(session, search_id)
     table = None if search.report is None else Report.model_validate(search.report)
     found = _trained(session, search) if table is None else _measured(table)
     kept = [point for point in found if not point.exceeds]
@@ -156,13 +157,6 @@ def _trained(session: Session, search: SearchRow) -> list[FrontPoint]:
 
 def _metric(loss: float, accuracy: float | None) -> float:
     return -loss if accuracy is None else accuracy
-
-
-def _search(session: Session, search_id: str) -> SearchRow:
-    row = session.get(SearchRow, search_id)
-    if row is None:
-        raise SearchNotFound(search_id)
-    return row
 
 
 def _network(row: TrialRow) -> NetworkSpec:

@@ -1,4 +1,4 @@
-"""What a client can do: hand in an artifact, hand in a search, cancel it."""
+"""What a client can hand in: an artifact, and a search."""
 
 from datetime import datetime
 from uuid import uuid4
@@ -10,19 +10,12 @@ from search.plan import planned_trials
 from search.resolved import ResolvedSearch
 from search.spec import SearchSpec
 from service.db.queries import insert_if_new
-from service.db.tables import ArtifactRow, SearchRow, TagRow, TrialRow
-from service.errors import ArtifactNotFound, WrongState
+from service.db.tables import ArtifactRow, SearchRow, TagRow
+from service.errors import ArtifactNotFound
 from service.jobs.garbage import hold_upload
+from service.jobs.planning import trial_row_of
 from service.jobs.reading import get_search
-from service.jobs.transitions import (
-    Cause,
-    advance,
-    append_event,
-    cancel_waiting,
-    lock_search,
-    move_search,
-    trials_of,
-)
+from service.jobs.transitions import Cause, append_event
 from service.jobs.views import ArtifactView, SearchView
 from service.jobs.warm import warm_start
 
@@ -81,30 +74,12 @@ def submit(
     session.flush()
     session.add_all(TagRow(search_id=search_id, tag=tag) for tag in dict.fromkeys(spec.tags))
     append_event(session, search_id, "search", "QUEUED", cause)
-    session.add_all(_trial_rows(search_id, spec))
+    session.add_all(trial_row_of(search_id, planned) for planned in planned_trials(spec))
     session.flush()
     for planned in planned_trials(spec):
         append_event(
             session, search_id, "trial", "WAITING", cause, number=planned.number, attempt=0
         )
-    return get_search(session, search_id, now=now)
-
-
-def cancel(
-    session: Session, search_id: str, *, now: datetime, request_id: str | None = None
-) -> SearchView:
-    """Begin nothing more and ask what runs to stop; asking twice is harmless."""
-    search = lock_search(session, search_id)
-    cause = Cause("client", now, "user_cancel", "the client asked for it", request_id)
-    match search.state:
-        case "QUEUED" | "RUNNING":
-            move_search(session, search, "STOPPING", cause, request_id=request_id)
-            cancel_waiting(session, trials_of(session, search_id), cause)
-            advance(session, search, cause)
-        case "SUCCEEDED" | "FAILED":
-            raise WrongState(f"the search has already ended: it is {search.state}")
-        case _:
-            pass
     return get_search(session, search_id, now=now)
 
 
@@ -128,24 +103,3 @@ def _search_row(
         network=resolved.network.model_dump(mode="json"),
         created_at=now,
     )
-
-
-def _trial_rows(search_id: str, spec: SearchSpec) -> list[TrialRow]:
-    return [
-        TrialRow(
-            id=f"{search_id}-{planned.number}",
-            search_id=search_id,
-            number=planned.number,
-            kind=planned.kind,
-            family=planned.family,
-            repeat=planned.repeat,
-            budget_index=planned.budget_index,
-            name=planned.name,
-            state="WAITING",
-            reason="",
-            sentence="",
-            attempt=0,
-            losses=0,
-        )
-        for planned in planned_trials(spec)
-    ]

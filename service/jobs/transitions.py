@@ -16,6 +16,7 @@ from service.jobs.counting import count
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
 
 REAPER = "reaper"
+PAUSED = "nothing runs until it is resumed"
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +174,7 @@ def put_back(session: Session, trial: TrialRow, cause: Cause, **values: Any) -> 
     """Let another attempt go on from the last checkpoint, unless the search is being stopped."""
     search = lock_search(session, trial.search_id)
     if search.state == "STOPPING":
-        stopped = cause.because("user_cancel", "the search was cancelled")
-        return move_trial(session, trial, "CANCELLED", stopped)
+        return move_trial(session, trial, "CANCELLED", _stopped(search, cause))
     return move_trial(session, trial, "WAITING", cause, **values)
 
 
@@ -183,11 +183,9 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
     trials = trials_of(session, search.id)
     if search.state == "STOPPING":
         if not any(trial.state == "RUNNING" for trial in trials):
-            move_search(
-                session, search, "CANCELLED", cause.because("user_cancel", "it was cancelled")
-            )
+            move_search(session, search, "CANCELLED", _stopped(search, cause))
         return
-    if search.state != "RUNNING":
+    if search.state not in ("RUNNING", "PAUSING"):
         return
     reference, measurement = trials[0], trials[-1]
     if _failed(reference):
@@ -202,6 +200,9 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
         if exhausted:
             ended = cause.because("compute_exhausted", "the time for new candidates ran out")
         move_search(session, search, "SUCCEEDED", ended)
+    elif search.state == "PAUSING" and not any(trial.state == "RUNNING" for trial in trials):
+        paused = cause.because("user_pause", PAUSED)
+        move_search(session, search, "PAUSED", paused, paused_at=cause.at)
 
 
 def rows_changed(result: Any) -> int:
@@ -215,6 +216,13 @@ def _log_transition(state: str, cause: Cause, facts: dict[str, Any]) -> None:
     why = ", ".join(part for part in (cause.reason, cause.sentence) if part)
     said = f"{whose} is {state}, by {cause.actor}" + (f": {why}" if why else "")
     log.info("%s", said, extra={name: fact for name, fact in facts.items() if fact is not None})
+
+
+def _stopped(search: SearchRow, cause: Cause) -> Cause:
+    """Whoever does it, it is because the search is being cancelled, or killed."""
+    if search.reason == "killed":
+        return cause.because("killed", "the search was killed")
+    return cause.because("user_cancel", "the search was cancelled")
 
 
 def _failed(trial: TrialRow) -> bool:

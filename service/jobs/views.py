@@ -63,6 +63,7 @@ class SearchView:
     reason: Reason
     sentence: str
     version: int
+    priority: int
     quantity: Quantity
     budget: int
     budgets: tuple[int, ...]
@@ -86,7 +87,7 @@ class SearchView:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """Searches, newest first; `cursor` asks for the next page, if there is one."""
+    """Searches; `cursor` asks for the next page, if there is one."""
 
     searches: tuple[SearchView, ...]
     cursor: str | None
@@ -94,7 +95,7 @@ class SearchPage:
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Which searches to list; what is None does not matter."""
+    """Which searches to list; what is None does not matter, and losses are of the best so far."""
 
     state: SearchState | None = None
     tag: str | None = None
@@ -103,6 +104,29 @@ class SearchFilter:
     name: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    loss_from: float | None = None
+    loss_to: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPage:
+    """Trials of one search; `cursor` asks for the next page, if there is one."""
+
+    trials: tuple["TrialView", ...]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFilter:
+    """Which trials to list; what is None does not matter."""
+
+    state: TrialState | None = None
+    kind: TrialKind | None = None
+    worker: str | None = None
+    loss_from: float | None = None
+    loss_to: float | None = None
+    cost_from: int | None = None
+    cost_to: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +151,7 @@ class TrialView:
     metrics: Mapping[str, float | None]
     latest: Mapping[str, float | None]
     cost: int | None
+    latency_ratio: float | None
     phase: str | None
     done: int | None
     total: int | None
@@ -217,6 +242,16 @@ class ArtifactView:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker process: when it was last heard of, and the ids of the trials that it runs."""
+
+    name: str
+    seen_at: datetime
+    alive: bool
+    trials: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAnswer:
     """What was answered to an Idempotency-Key the first time."""
 
@@ -255,10 +290,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Whether the claim still holds, and whether the trial is asked to stop."""
+    """Whether the claim still holds, and whether the trial is asked to stop, or to pause."""
 
     still_mine: bool
     stop: bool
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from service.db.queries import insert_or_replace
-from service.db.tables import WorkerRow
+from service.db.tables import TrialRow, WorkerRow
+from service.jobs.views import WorkerView
 
 FORGOTTEN_AFTER = timedelta(days=1)
 
@@ -21,3 +22,20 @@ def living_workers(session: Session, *, now: datetime, within: timedelta) -> int
     """Count the workers that have been heard of lately."""
     lately = WorkerRow.seen_at >= now - within
     return session.scalar(select(func.count()).select_from(WorkerRow).where(lately)) or 0
+
+
+def workers(session: Session, *, now: datetime, within: timedelta) -> tuple[WorkerView, ...]:
+    """Every worker of the last day, the newest first, with the trials that each runs."""
+    rows = session.scalars(
+        select(WorkerRow).order_by(WorkerRow.seen_at.desc(), WorkerRow.name)
+    ).all()
+    running: dict[str, list[str]] = {row.name: [] for row in rows}
+    held = select(TrialRow.owner, TrialRow.id).where(
+        TrialRow.state == "RUNNING", TrialRow.owner.in_(running)
+    )
+    for owner, trial_id in session.execute(held.order_by(TrialRow.id)):
+        running[owner or ""].append(trial_id)
+    return tuple(
+        WorkerView(row.name, row.seen_at, row.seen_at >= now - within, tuple(running[row.name]))
+        for row in rows
+    )

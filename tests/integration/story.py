@@ -108,6 +108,14 @@ class Story:
             lambda session: jobs.cancel(session, self.id, now=self.now, request_id="request-2")
         )
 
+    def tell(self, how: str) -> jobs.SearchView:
+        """Have the client pause, resume, kill or cancel the search."""
+        act = {"pause": jobs.pause, "resume": jobs.resume, "kill": jobs.kill}.get(how, jobs.cancel)
+        return self.write(lambda session: act(session, self.id, now=self.now, request_id="r"))
+
+    def amend(self, **changes: Any) -> jobs.SearchView:
+        return self.write(lambda session: jobs.amend(session, self.id, changes, now=self.now))
+
     @property
     def search(self) -> jobs.SearchView:
         with self.database.read() as session:

@@ -21,6 +21,13 @@ from service.queue import celery_app
 
 State = Literal["ok", "failing"]
 
+REMEDIES = {
+    "database": "the database does not answer; MATNAS_DATABASE_URL says where it is",
+    "migrations": "the tables are not those of this version; say: matnas db upgrade",
+    "broker": "the broker does not answer; MATNAS_BROKER_URL says where it is",
+    "worker": "no worker has been heard of lately; start one with: matnas worker",
+}
+
 router = APIRouter(tags=["health"])
 # What asks these has no key: the machinery that restarts processes and sends requests to them.
 open_to_all = APIRouter(tags=["health"])
@@ -35,13 +42,14 @@ class Alive(Answer):
 
 @final
 class Readiness(Answer):
-    """Whether each thing that work needs is there."""
+    """Whether each thing that work needs is there; `remedies` say what to do about the others."""
 
     status: State
     database: State
     migrations: State
     broker: State
     worker: State
+    remedies: tuple[str, ...]
 
 
 @final
@@ -68,7 +76,12 @@ def readyz(rows: Rows, installation: Installation, response: Response) -> Readin
     if not ready:
         response.status_code = 503
     told: dict[str, State] = {name: "ok" if fine else "failing" for name, fine in checks.items()}
-    return Readiness(status="ok" if ready else "failing", **told)
+    # Without a database nothing is known of what is in it.
+    wrong = [name for name, fine in checks.items() if not fine]
+    remedies = tuple(
+        REMEDIES[name] for name in wrong if name in ("database", "broker") or checks["database"]
+    )
+    return Readiness(status="ok" if ready else "failing", **told, remedies=remedies)
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -1,4 +1,4 @@
-"""Searches: asked for, listed, watched, cancelled."""
+"""Searches: asked for, listed, watched, changed, stopped, deleted."""
 
 import hashlib
 import json
@@ -7,18 +7,43 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, final
 
-from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
+from fastapi.openapi.models import Example
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    ValidationError,
+)
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import Dataset, SearchSpec
 from service import jobs
-from service.api.dependencies import Installation, Reading, RequestId, Writing, json_only
+from service.api.conditional import IfNoneMatch, tagged
+from service.api.dependencies import (
+    Installation,
+    KeyTaken,
+    Reading,
+    RequestId,
+    Writing,
+    json_only,
+)
+from service.api.documented import BODY_REFUSED, CONFLICT, NOT_FOUND, NOT_MODIFIED
 from service.api.paging import Cursor, Limit, next_link
-from service.api.schemas import FrontAnswer, ImportancesAnswer, SearchAnswer, SearchList
+from service.api.schemas import (
+    FrontAnswer,
+    ImportancesAnswer,
+    SearchAnswer,
+    SearchChanges,
+    SearchList,
+)
+from service.artifacts import make_store
 from service.db.session import clock
 from service.lifecycle import SearchState
 from service.queue import send_after_commit
@@ -29,9 +54,16 @@ RETRY_SECONDS = 2
 
 router = APIRouter(prefix="/searches", tags=["searches"])
 
-IdempotencyKey = Annotated[
-    str | None, Header(alias="Idempotency-Key", pattern=r"^[\x21-\x7e]{1,200}$")
-]
+EXAMPLES: dict[str, Example] = {
+    "a small search": {
+        "value": {
+            "model": {"kind": "mlp", "hidden": [64, 64]},
+            "dataset": "digits",
+            "budget": {"quantity": "macs", "ratio": 0.3},
+            "compute": {"trials": 2, "epochs": 4},
+        }
+    }
+}
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -57,18 +89,26 @@ class SearchQuery(BaseModel):
     name: str | None = None
     created_after: Moment | None = None
     created_before: Moment | None = None
-    sort: Literal["-created_at", "created_at"] = "-created_at"
+    loss_from: FiniteFloat | None = None
+    loss_to: FiniteFloat | None = None
+    sort: jobs.SearchSort = "-created_at"
     cursor: Cursor = None
     limit: Limit = 50
 
 
-@router.post("", status_code=202, response_model=SearchAnswer, dependencies=[Depends(json_only)])
+@router.post(
+    "",
+    status_code=202,
+    response_model=SearchAnswer,
+    dependencies=[Depends(json_only)],
+    responses=CONFLICT | BODY_REFUSED,
+)
 def submit(
-    spec: SearchSpec,
+    spec: Annotated[SearchSpec, Body(openapi_examples=EXAMPLES)],
+    key: KeyTaken,
     session: Writing,
     installation: Installation,
     request_id: RequestId,
-    key: IdempotencyKey = None,
 ) -> Response:
     """Take a search on; with an Idempotency-Key, once."""
     asked = Asked(session, installation, request_id, key)
@@ -80,14 +120,15 @@ def submit(
     status_code=202,
     response_model=SearchAnswer,
     dependencies=[Depends(json_only)],
+    responses=NOT_FOUND | CONFLICT | BODY_REFUSED,
 )
 def clone(
     search_id: str,
     changes: Annotated[dict[str, Any], Body()],
+    key: KeyTaken,
     session: Writing,
     installation: Installation,
     request_id: RequestId,
-    key: IdempotencyKey = None,
 ) -> Response:
     """Take a search on again with some fields changed (a merge patch), warm-started from the first.
 
@@ -102,7 +143,7 @@ def clone(
 def list_searches(
     request: Request, session: Reading, wanted: Annotated[SearchQuery, Query()]
 ) -> SearchList:
-    """List searches, newest first unless told."""
+    """List searches, newest first unless told; `loss_from` and `loss_to` are of the best so far."""
     choice = wanted.model_dump(exclude={"sort", "cursor", "limit"})
     page = jobs.list_searches(
         session,
@@ -110,30 +151,54 @@ def list_searches(
         now=clock(session),
         cursor=wanted.cursor,
         limit=wanted.limit,
-        oldest_first=wanted.sort == "created_at",
+        sort=wanted.sort,
     )
     items = tuple(SearchAnswer.model_validate(view) for view in page.searches)
     return SearchList(items=items, next=next_link(request, page.cursor))
 
 
-@router.get("/{search_id}", response_model=SearchAnswer)
-def get_search(
-    search_id: str,
-    session: Reading,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
+@router.get("/{search_id}", response_model=SearchAnswer, responses=NOT_MODIFIED | NOT_FOUND)
+def get_search(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
     """Tell how a search is doing; 304 if nothing has changed but the estimate."""
     view = jobs.get_search(session, search_id, now=clock(session))
     answer = SearchAnswer.model_validate(view)
-    lasting = answer.model_dump_json(exclude={"progress": {"eta_seconds"}})
-    tag = f'W/"{hashlib.sha256(lasting.encode()).hexdigest()[:32]}"'
-    headers = {"ETag": tag} | ({"Retry-After": str(RETRY_SECONDS)} if view.live else {})
-    if tag in (if_none_match or ""):
-        return Response(status_code=304, headers=headers)
-    return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
+    return tagged(
+        answer.model_dump_json(),
+        if_none_match,
+        lasting=answer.model_dump_json(exclude={"progress": {"eta_seconds"}}),
+        headers={"Retry-After": str(RETRY_SECONDS)} if view.live else {},
+    )
 
 
-@router.post("/{search_id}/cancel", status_code=202)
+@router.patch(
+    "/{search_id}",
+    dependencies=[Depends(json_only)],
+    responses=NOT_FOUND | CONFLICT | BODY_REFUSED,
+)
+def amend(
+    search_id: str,
+    changes: Annotated[SearchChanges, Body()],
+    session: Writing,
+    installation: Installation,
+    request_id: RequestId,
+) -> SearchAnswer:
+    """Change the name, the tags or the priority of a search, or give it more compute."""
+    now = clock(session)
+    wanted = changes.model_dump(mode="json", exclude_unset=True)
+    view = jobs.amend(session, search_id, wanted, now=now, request_id=request_id)
+    _hint(session, installation, now)
+    return SearchAnswer.model_validate(view)
+
+
+@router.delete("/{search_id}", status_code=204, responses=NOT_FOUND | CONFLICT)
+def delete(search_id: str, session: Writing, installation: Installation) -> None:
+    """Delete a search that has ended: its rows, and then its files."""
+    jobs.delete_search(session, search_id)
+    files = make_store(installation)
+    event.listen(session, "after_commit", lambda _: files.remove_search(search_id), once=True)
+
+
+@router.post("/{search_id}/cancel", status_code=202, responses=NOT_FOUND | CONFLICT)
 def cancel(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
     """Stop a search, keeping what is done; repeating it is harmless."""
     now = clock(session)
@@ -141,7 +206,45 @@ def cancel(search_id: str, session: Writing, request_id: RequestId) -> SearchAns
     return SearchAnswer.model_validate(view)
 
 
-@router.get("/{search_id}/front")
+@router.post("/{search_id}/kill", status_code=202, responses=NOT_FOUND | CONFLICT)
+def kill(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+    """End the processes of a search, even if it is being cancelled; repeating it is harmless."""
+    now = clock(session)
+    view = jobs.kill(session, search_id, now=now, request_id=request_id)
+    return SearchAnswer.model_validate(view)
+
+
+@router.post("/{search_id}/pause", status_code=202, responses=NOT_FOUND | CONFLICT)
+def pause(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+    """Let a search rest: what runs leaves a checkpoint; repeating it is harmless."""
+    now = clock(session)
+    view = jobs.pause(session, search_id, now=now, request_id=request_id)
+    return SearchAnswer.model_validate(view)
+
+
+@router.post("/{search_id}/resume", status_code=202, responses=NOT_FOUND | CONFLICT)
+def resume(
+    search_id: str, session: Writing, installation: Installation, request_id: RequestId
+) -> SearchAnswer:
+    """Let a paused search go on from its checkpoints; repeating it is harmless."""
+    now = clock(session)
+    view = jobs.resume(session, search_id, now=now, request_id=request_id)
+    _hint(session, installation, now)
+    return SearchAnswer.model_validate(view)
+
+
+@router.get(
+    "/{search_id}/spec",
+    response_model=SearchSpec,
+    responses=NOT_MODIFIED | NOT_FOUND,
+)
+def spec(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
+    """Give what was asked for, whole: the body that asks for the same again."""
+    view = jobs.get_search(session, search_id, now=clock(session))
+    return tagged(view.spec.model_dump_json(), if_none_match)
+
+
+@router.get("/{search_id}/front", responses=NOT_FOUND)
 def front(
     search_id: str,
     session: Reading,
@@ -156,27 +259,21 @@ def front(
     return FrontAnswer.model_validate(found)
 
 
-@router.get("/{search_id}/report")
-def report(search_id: str, session: Reading) -> Report:
+@router.get("/{search_id}/report", response_model=Report, responses=NOT_MODIFIED | NOT_FOUND)
+def report(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
     """Give what was measured on the exported files."""
-    return jobs.report(session, search_id)
+    return tagged(jobs.report(session, search_id).model_dump_json(), if_none_match)
 
 
-@router.get("/{search_id}/profile", response_model=ProfileReport)
-def profile(
-    search_id: str,
-    session: Reading,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
+@router.get(
+    "/{search_id}/profile", response_model=ProfileReport, responses=NOT_MODIFIED | NOT_FOUND
+)
+def profile(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
     """Give each layer's menu, sensitivity and allocation; once there, they do not change."""
-    body = jobs.profile(session, search_id).model_dump_json()
-    tag = f'W/"{hashlib.sha256(body.encode()).hexdigest()[:32]}"'
-    if tag in (if_none_match or ""):
-        return Response(status_code=304, headers={"ETag": tag})
-    return Response(body, headers={"ETag": tag}, media_type="application/json")
+    return tagged(jobs.profile(session, search_id).model_dump_json(), if_none_match)
 
 
-@router.get("/{search_id}/importances")
+@router.get("/{search_id}/importances", responses=NOT_FOUND)
 def importances(search_id: str, session: Reading) -> ImportancesAnswer:
     """Say what each hyper-parameter mattered; nothing where too few candidates were completed."""
     return ImportancesAnswer(items=jobs.report(session, search_id).importances)
@@ -206,9 +303,14 @@ class Asked:
         answer = SearchAnswer.model_validate(view)
         if key:
             jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
-        again_after = timedelta(seconds=self.installation.hint_seconds)
-        send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
+        _hint(session, self.installation, now)
         return _accepted(answer.model_dump_json(), view.id, 202)
+
+
+def _hint(session: Session, installation: Settings, now: datetime) -> None:
+    """Send out whatever may start now, once this is committed."""
+    again_after = timedelta(seconds=installation.hint_seconds)
+    send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
 
 
 def _spec(body: dict[str, Any]) -> SearchSpec:

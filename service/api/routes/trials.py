@@ -1,60 +1,78 @@
 """Trials of one search: their states, curves and found structures."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, final
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from models.drawing import draw
 from search.plan import TrialKind, TrialState
 from service import jobs
+from service.api.conditional import IfNoneMatch, tagged
 from service.api.dependencies import Reading
-from service.api.paging import Cursor, Limit, next_link, page_from
+from service.api.documented import NOT_FOUND, NOT_MODIFIED
+from service.api.paging import Cursor, Limit, next_link
 from service.api.schemas import CurvesAnswer, StructureAnswer, TrialAnswer, TrialList
 from service.db.session import clock
 
-router = APIRouter(prefix="/searches/{search_id}/trials", tags=["trials"])
+router = APIRouter(prefix="/searches/{search_id}/trials", tags=["trials"], responses=NOT_FOUND)
 
 Number = Annotated[int, Path(ge=0, le=1_000_000)]
-Sort = Literal["number", "-number", "validation_loss", "cost", "-cost"]
-LAST = float("inf")
-ORDERS: dict[Sort, Callable[[TrialAnswer], tuple[float, int]]] = {
-    "number": lambda trial: (0, trial.number),
-    "-number": lambda trial: (0, -trial.number),
-    "validation_loss": lambda trial: (_or(trial.validation_loss, LAST), trial.number),
-    "cost": lambda trial: (_or(trial.cost, LAST), trial.number),
-    "-cost": lambda trial: (-_or(trial.cost, -LAST), trial.number),
-}
+Cost = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+@final
+class Svg(Response):
+    """A drawing."""
+
+    media_type = "image/svg+xml"
+
+
+@final
+class TrialQuery(BaseModel):
+    """Which trials to list; an unknown filter is refused, not passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: TrialState | None = None
+    kind: TrialKind | None = None
+    worker: str | None = None
+    loss_from: FiniteFloat | None = None
+    loss_to: FiniteFloat | None = None
+    cost_from: Cost | None = None
+    cost_to: Cost | None = None
+    sort: jobs.TrialSort = "number"
+    cursor: Cursor = None
+    limit: Limit = 100
 
 
 @router.get("")
 def list_trials(
-    search_id: str,
-    request: Request,
-    session: Reading,
-    state: TrialState | None = None,
-    kind: TrialKind | None = None,
-    sort: Sort = "number",
-    cursor: Cursor = None,
-    limit: Limit = 100,
+    search_id: str, request: Request, session: Reading, wanted: Annotated[TrialQuery, Query()]
 ) -> TrialList:
-    """List the trials of a search; what has no loss or cost yet comes last."""
-    trials = [
-        TrialAnswer.model_validate(view)
-        for view in jobs.list_trials(session, search_id, now=clock(session))
-        if state in (None, view.state) and kind in (None, view.kind)
-    ]
-    trials.sort(key=ORDERS[sort])
-    numbers = [trial.number for trial in trials]
-    items, following = page_from(trials, keys=numbers, cursor=cursor, limit=limit)
-    return TrialList(items=items, next=next_link(request, following))
+    """List the trials of a search; what has nothing to be sorted by comes last."""
+    page = jobs.page_of_trials(
+        session,
+        search_id,
+        jobs.TrialFilter(**wanted.model_dump(exclude={"sort", "cursor", "limit"})),
+        now=clock(session),
+        cursor=wanted.cursor,
+        limit=wanted.limit,
+        sort=wanted.sort,
+    )
+    items = tuple(TrialAnswer.model_validate(view) for view in page.trials)
+    return TrialList(items=items, next=next_link(request, page.cursor))
 
 
-@router.get("/{number}")
-def get_trial(search_id: str, number: Number, session: Reading) -> TrialAnswer:
-    """Tell how one trial is doing."""
+@router.get("/{number}", response_model=TrialAnswer, responses=NOT_MODIFIED)
+def get_trial(
+    search_id: str, number: Number, session: Reading, if_none_match: IfNoneMatch = ""
+) -> Response:
+    """Tell how one trial is doing; 304 if nothing has changed but the time."""
     view = jobs.get_trial(session, search_id, number, now=clock(session))
-    return TrialAnswer.model_validate(view)
+    answer = TrialAnswer.model_validate(view)
+    lasting = answer.model_dump_json(exclude={"seconds"})
+    return tagged(answer.model_dump_json(), if_none_match, lasting=lasting)
 
 
 @router.get("/{number}/metrics")
@@ -68,22 +86,24 @@ def metrics(
     return CurvesAnswer(curves=jobs.points(session, search_id, number, max_points=max_points))
 
 
-@router.get("/{number}/structure")
-def structure(search_id: str, number: Number, session: Reading) -> StructureAnswer:
+@router.get("/{number}/structure", response_model=StructureAnswer, responses=NOT_MODIFIED)
+def structure(
+    search_id: str, number: Number, session: Reading, if_none_match: IfNoneMatch = ""
+) -> Response:
     """Give the network that a trial found, layer by layer."""
     network = jobs.network(session, search_id, number)
     search = jobs.get_search(session, search_id, now=clock(session))
     costs = jobs.layer_costs(session, search_id, number)
-    return StructureAnswer.of(network, costs, search.eligible)
+    answer = StructureAnswer.of(network, costs, search.eligible)
+    return tagged(answer.model_dump_json(), if_none_match)
 
 
-@router.get("/{number}/structure.svg", response_class=Response)
-def drawing(search_id: str, number: Number, session: Reading) -> Response:
+@router.get("/{number}/structure.svg", response_class=Svg, responses=NOT_MODIFIED)
+def drawing(
+    search_id: str, number: Number, session: Reading, if_none_match: IfNoneMatch = ""
+) -> Response:
     """Draw the network that a trial found."""
     network = jobs.network(session, search_id, number)
     search = jobs.get_search(session, search_id, now=clock(session))
-    return Response(draw(network, search.eligible), media_type="image/svg+xml")
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+    svg = draw(network, search.eligible)
+    return tagged(svg, if_none_match, media_type="image/svg+xml")

@@ -116,6 +116,17 @@ class Life(RuleBasedStateMachine):
         except WrongState:
             assert self.story.search.state in ("SUCCEEDED", "FAILED")
 
+    @rule(how=st.sampled_from(["pause", "resume", "kill"]))
+    def be_told(self, how: str) -> None:
+        state = self.story.search.state
+        try:
+            self.story.tell(how)
+        except WrongState:
+            refused = {"SUCCEEDED", "FAILED"}
+            if how != "kill":
+                refused |= {"STOPPING", "CANCELLED"} | ({"PAUSING"} if how == "resume" else set())
+            assert state in refused
+
     @invariant()
     def every_step_was_allowed_and_every_end_was_one(self) -> None:
         told = defaultdict[int | None, list[str]](list)
@@ -130,6 +141,8 @@ class Life(RuleBasedStateMachine):
         states = set(self.story.states)
         if not self.story.search.live:
             assert states <= ENDED
+        elif self.story.search.state == "PAUSED":
+            assert "RUNNING" not in states
         else:
             # Something runs, or something may be claimed once time that is up has been noticed.
             assert "RUNNING" in states or self._claimable()
