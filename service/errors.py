@@ -145,6 +145,14 @@ class ScopeMissing(ServiceError):
 
 
 @final
+class OriginMissing(ServiceError):
+    """A write by cookie that does not say from which page."""
+
+    status = 403
+    code = "origin_missing"
+
+
+@final
 class KeyNotFound(ServiceError):
     """No key has this id."""
 

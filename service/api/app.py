@@ -28,7 +28,7 @@ from service.api.routes import (
     trials,
     workers,
 )
-from service.dashboard import pages
+from service.dashboard import login, pages
 from service.db.session import Database
 from service.settings import Settings, get_settings
 
@@ -69,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         _include(app, routes.router, Door("admin"))
     _include(app, health.open_to_all, None)
     app.include_router(pages.router, include_in_schema=False, dependencies=[Depends(Door())])
+    app.include_router(login.router, include_in_schema=False)
     app.mount("/static", pages.STATIC)
     return app
 

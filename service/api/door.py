@@ -11,6 +11,7 @@ from service import jobs
 from service.api.dependencies import Rows
 from service.api.requests import SAFE_METHODS
 from service.credentials import Scope
+from service.dashboard.login import COOKIE, check_origin
 from service.db.session import clock
 from service.errors import KeyRefused, ScopeMissing
 
@@ -67,6 +68,12 @@ def _actor(
     if presented is not None:
         key = jobs.key_of(session, presented.credentials, now=clock(session))
         return jobs.Actor(key.id, frozenset(key.scopes))
+    if token := request.cookies.get(COOKIE):
+        shown = jobs.key_of_session(session, token, now=clock(session))
+        if shown is not None:
+            if request.method not in SAFE_METHODS:
+                check_origin(request.headers)
+            return jobs.Actor(shown.id, frozenset(shown.scopes), by_session=True)
     if _from_this_machine(request) and not jobs.any_key(session):
         return jobs.ANYBODY
     raise KeyRefused(NO_KEY)

@@ -16,7 +16,7 @@ from starlette.routing import Match
 
 from search.spec import SearchSpec, SpecError
 from service.api.sentences import Fault, faults
-from service.dashboard import pages
+from service.dashboard import login, pages
 from service.db.session import tables_are_missing
 from service.errors import ServiceError, Unavailable
 
@@ -161,7 +161,10 @@ def _told(
     wrong: tuple[Fault, ...] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    request_id = request.state.request_id
     if pages.is_page(request.url.path):
-        return pages.problem(status, detail, request_id, headers)
-    return problem(request_id, status, detail, code=code, wrong=wrong, headers=headers)
+        if status == HTTPStatus.UNAUTHORIZED:
+            return login.to_login(request)
+        return pages.problem(request, status, detail, headers)
+    return problem(
+        request.state.request_id, status, detail, code=code, wrong=wrong, headers=headers
+    )

@@ -60,7 +60,7 @@ def searches(
     request: Request, cursor: Annotated[str | None, Query(max_length=400)] = None
 ) -> HTMLResponse:
     """List the newest searches."""
-    with _rows(request).read() as session:
+    with rows_of(request).read() as session:
         page = jobs.list_searches(
             session,
             jobs.SearchFilter(),
@@ -68,7 +68,7 @@ def searches(
             cursor=cursor,
             limit=PAGE_LENGTH,
         )
-    return _page("searches.html", page=page)
+    return render(request, "searches.html", page=page)
 
 
 @router.get("/view/compare")
@@ -77,7 +77,7 @@ def compare(
 ) -> HTMLResponse:
     """Show 2 to 8 found networks side by side; `trials` repeats, or is separated by commas."""
     ids = [one for text in trials or () for one in text.replace(":", "-").split(",") if one]
-    with _rows(request).read() as session:
+    with rows_of(request).read() as session:
         compared = jobs.compare(session, ids, now=clock(session), max_points=2)
     tables = [
         {layer.name: layer for layer in _layers(one.network.layers, one.eligible, COUNTED, {})}
@@ -85,13 +85,15 @@ def compare(
     ]
     names = list(dict.fromkeys(name for table in tables for name in table))
     totals = [sum(layer.cost or 0 for layer in table.values()) for table in tables]
-    return _page("compare.html", compared=compared, tables=tables, names=names, totals=totals)
+    return render(
+        request, "compare.html", compared=compared, tables=tables, names=names, totals=totals
+    )
 
 
 @router.get("/view/{search_id}")
 def search(request: Request, search_id: str) -> HTMLResponse:
     """Show one search: where it stands, its evidence, its trials, its best network."""
-    with _rows(request).read() as session:
+    with rows_of(request).read() as session:
         now = clock(session)
         view = jobs.get_search(session, search_id, now=now)
         trials = jobs.list_trials(session, search_id, now=now)
@@ -111,27 +113,34 @@ def search(request: Request, search_id: str) -> HTMLResponse:
             for costs in [jobs.layer_costs(session, search_id, number)]
             for layers in [_layers(network.layers, view.eligible, costs, forms)]
         ]
-    return _page(
-        "search.html", search=view, trials=trials, report=report, profile=profile, shown=shown
+    return render(
+        request,
+        "search.html",
+        search=view,
+        trials=trials,
+        report=report,
+        profile=profile,
+        shown=shown,
     )
 
 
 def is_page(path: str) -> bool:
     """Whether what is asked for is read by a person."""
-    return path == "/" or path.startswith("/view/")
+    return path in {"/", "/login", "/logout"} or path.startswith("/view/")
 
 
 def problem(
-    status: int, detail: str, request_id: str, headers: Mapping[str, str] | None
+    request: Request, status: int, detail: str, headers: Mapping[str, str] | None
 ) -> HTMLResponse:
     """Say what went wrong to a person."""
-    return _page(
+    return render(
+        request,
         "problem.html",
         status=status,
         headers=headers,
         title=HTTPStatus(status).phrase,
         detail=detail,
-        request_id=request_id,
+        request_id=request.state.request_id,
     )
 
 
@@ -169,15 +178,23 @@ def _layers(
     ]
 
 
-def _rows(request: Request) -> Database:
+def rows_of(request: Request) -> Database:
+    """Where this application's rows are."""
     found: Database = request.app.state.database
     return found
 
 
-def _page(
-    template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+def render(
+    request: Request,
+    template: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **values: Any,
 ) -> HTMLResponse:
-    page = _environment.get_template(template).render(values, status=status)
+    """Make a page; it knows who asks, if anybody has been let in."""
+    asking: jobs.Actor | None = getattr(request.state, "actor", None)
+    page = _environment.get_template(template).render(values, status=status, asking=asking)
     return HTMLResponse(page, status, headers)
 
 

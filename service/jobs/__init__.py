@@ -52,6 +52,7 @@ from service.jobs.results import (
     profile,
     report,
 )
+from service.jobs.sessions import LIFETIME, close_session, key_of_session, open_session
 from service.jobs.submission import add_artifact, get_artifact, submit
 from service.jobs.views import (
     ArtifactView,
@@ -83,6 +84,7 @@ from service.jobs.workers import living_workers, note_worker, workers
 
 __all__ = [
     "ANYBODY",
+    "LIFETIME",
     "Actor",
     "ArtifactView",
     "BestView",
@@ -121,6 +123,7 @@ __all__ = [
     "claim",
     "claimed",
     "cloned",
+    "close_session",
     "compare",
     "create_key",
     "delete_search",
@@ -137,6 +140,7 @@ __all__ = [
     "get_trial",
     "hints_due",
     "key_of",
+    "key_of_session",
     "kill",
     "killed",
     "known_uploads",
@@ -147,6 +151,7 @@ __all__ = [
     "living_workers",
     "network",
     "note_worker",
+    "open_session",
     "page_of_trials",
     "pause",
     "points",

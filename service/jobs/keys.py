@@ -69,6 +69,14 @@ def create_key(
     return _view(row), made.text
 
 
+def get_key(session: Session, key_id: str) -> KeyView:
+    """One key, or KeyNotFound."""
+    row = session.get(KeyRow, key_id)
+    if row is None:
+        raise KeyNotFound(key_id)
+    return _view(row)
+
+
 def list_keys(session: Session) -> tuple[KeyView, ...]:
     """Every key that ever was, the oldest first."""
     rows = session.scalars(select(KeyRow).order_by(KeyRow.created_at, KeyRow.id))

@@ -97,7 +97,7 @@ class Page:
 
 
 @contextmanager
-def chromium(home: Path) -> Iterator[Page]:
+def chromium(home: Path, *options: str) -> Iterator[Page]:
     """Start a browser that reads commands from descriptor 3 and answers on 4."""
     there, to = os.pipe()
     back, here = os.pipe()
@@ -106,7 +106,7 @@ def chromium(home: Path) -> Iterator[Page]:
     command = f'exec "$@" 3<&{ours[0]} 4>&{ours[1]}'
     with (home / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            ["bash", "-c", command, "bash", PATH, *OPTIONS, f"--user-data-dir={home}"],
+            ["bash", "-c", command, "bash", PATH, *OPTIONS, *options, f"--user-data-dir={home}"],
             pass_fds=ours,
             stdout=log,
             stderr=log,

@@ -17,13 +17,23 @@ from service import jobs
 from service.api.app import create_app
 from service.api.routes import events
 from service.credentials import SCOPES, Scope
+from service.dashboard.pages import is_page
 from service.db.tables import KeyRow
 from service.logs import Discreet
 from service.settings import Settings
 from tests.serving import SPEC, Service, serving
 
 # Whoever asks: probes, the document of what there is, and what the login page is made of.
-OPEN = {"/healthz", "/readyz", "/v1/healthz", "/v1/readyz", "/openapi.json", "/static"}
+OPEN = {
+    "/login",
+    "/logout",
+    "/healthz",
+    "/readyz",
+    "/v1/healthz",
+    "/v1/readyz",
+    "/openapi.json",
+    "/static",
+}
 ADMINISTRATION = {"/keys", "/keys/{key_id}"}
 
 
@@ -109,8 +119,12 @@ def test_the_open_routes_are_these_and_no_others() -> None:
 def test_no_route_answers_without_a_good_key(keyed: Keyed, key: str | None) -> None:
     for call in CALLS:
         answer = keyed.ask(call, None if key is None else keyed.keys[key])
-        assert answer.status_code == 401, call
-        assert answer.headers["www-authenticate"] == "Bearer"
+        if is_page(call.path):
+            assert answer.status_code == 303, call
+            assert answer.headers["location"].startswith("/login?next=%2F"), call
+        else:
+            assert answer.status_code == 401, call
+            assert answer.headers["www-authenticate"] == "Bearer"
 
 
 def test_no_route_answers_a_key_without_its_scope(keyed: Keyed) -> None:
@@ -126,7 +140,7 @@ def test_every_route_answers_a_key_that_has_just_its_scope(keyed: Keyed) -> None
 
 
 def test_the_open_routes_are_open(keyed: Keyed) -> None:
-    for path in OPEN - {"/static"} | {"/static/style.css"}:
+    for path in OPEN - {"/static", "/logout"} | {"/static/style.css"}:
         assert keyed.service.http.get(path).status_code in {200, 503}, path
 
 
