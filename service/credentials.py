@@ -1,5 +1,6 @@
 """What a secret looks like, and all that is ever kept of it: its public part and its SHA-256."""
 
+import base64
 import hashlib
 import hmac
 import re
@@ -41,6 +42,11 @@ def new_key() -> NewKey:
 def new_token() -> str:
     """Draw the secret of a session."""
     return secrets.token_urlsafe(SECRET_BYTES)
+
+
+def new_webhook_secret() -> str:
+    """Draw what an endpoint's messages are signed with, as Standard Webhooks writes it."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def key_id_of(text: str) -> str | None:

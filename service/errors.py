@@ -70,6 +70,36 @@ class ArtifactDamaged(ServiceError):
 
 
 @final
+class WebhookNotFound(ServiceError):
+    """No webhook has this id."""
+
+    status = 404
+    code = "webhook_not_found"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"there is no webhook {webhook_id!r}")
+
+
+@final
+class DeliveryNotFound(ServiceError):
+    """The webhook was not told of this event."""
+
+    status = 404
+    code = "delivery_not_found"
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__(f"event {event_id} is none of this webhook's deliveries")
+
+
+@final
+class WebhookRefused(ServiceError):
+    """A webhook that could never be delivered to."""
+
+    status = 422
+    code = "webhook_refused"
+
+
+@final
 class NotYetThere(ServiceError):
     """What was asked for is made by a trial that has not made it."""
 

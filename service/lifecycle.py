@@ -58,4 +58,9 @@ TRIAL_TRANSITIONS: Mapping[TrialState, frozenset[TrialState]] = {
 LIVE_SEARCH_STATES: frozenset[SearchState] = frozenset(
     {"QUEUED", "RUNNING", "PAUSING", "PAUSED", "STOPPING"}
 )
+# What a webhook may ask to be told of.
+EVENT_KINDS: tuple[str, ...] = (
+    *(f"search.{state.lower()}" for state in SEARCH_STATES),
+    *(f"trial.{state.lower()}" for state in TRIAL_STATES),
+)
 CLAIMABLE_SEARCH_STATES: frozenset[SearchState] = frozenset({"QUEUED", "RUNNING"})

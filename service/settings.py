@@ -3,6 +3,7 @@
 import json
 import os
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,6 +56,15 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+    # Webhooks: how long one message may take, how often and how soon it is sent again, and after
+    # how many failures in a row nothing more is sent.
+    webhook_seconds: PositiveFloat = 10.0
+    webhook_attempts: PositiveInt = 8
+    webhook_retry_seconds: PositiveFloat = 5.0
+    webhook_failures: PositiveInt = 30
+    # Networks that are not public and that messages may go to all the same.
+    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def data_folder(self) -> Path:

@@ -9,6 +9,7 @@ from service.db.session import Database
 from service.queue import celery_app
 from service.settings import get_settings
 from worker.children import Children
+from worker.deliveries import Deliveries
 from worker.housekeeping import Housekeeping
 from worker.recovery import Recovery
 from worker.tasks import register
@@ -19,6 +20,7 @@ database = Database(settings.database)
 children = Children(settings, database)
 recovery = Recovery(settings, database)
 housekeeping = Housekeeping(settings, database)
+deliveries = Deliveries(settings, database)
 register(app, children)
 
 
@@ -31,12 +33,14 @@ def begin(**_: Any) -> None:
     """Look for what earlier workers have left, now and every few seconds."""
     recovery.start()
     housekeeping.start()
+    deliveries.start()
 
 
 def end(**_: Any) -> None:
     """Ask the running trials to leave a checkpoint; Celery then waits for their tasks."""
     recovery.stop()
     housekeeping.stop()
+    deliveries.stop()
     children.stop()
 
 

@@ -26,6 +26,7 @@ from service.api.routes import (
     keys,
     searches,
     trials,
+    webhooks,
     workers,
 )
 from service.dashboard import login, pages
@@ -35,7 +36,7 @@ from service.settings import Settings, get_settings
 # A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
 ROUTES = (searches, trials, events, artifacts, compare, catalogue, workers, health)
 # Whatever the method, these want a key with the scope `admin`.
-ADMINISTRATION = (keys,)
+ADMINISTRATION = (keys, webhooks)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

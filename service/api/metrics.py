@@ -111,6 +111,16 @@ class Rows(Collector):
         retries = CounterMetricFamily("matnas_retries", "Lost trials that were put back.")
         retries.add_metric([], counted.get("retries", 0))
         yield retries
+        sent = CounterMetricFamily(
+            "matnas_webhook_attempts", "Messages sent to webhooks.", labels=["outcome"]
+        )
+        sent.add_metric(["delivered"], counted.get("webhooks_delivered", 0))
+        sent.add_metric(["failed"], counted.get("webhooks_failed", 0))
+        yield sent
+        waiting = "Messages that wait to be sent, for the first time or again."
+        yield _one("matnas_webhook_deliveries_waiting", waiting, found.deliveries)
+        disabled = "Webhooks that nothing is sent to."
+        yield _one("matnas_webhooks_disabled", disabled, found.disabled_webhooks)
 
     def _ended_trials(self, session: Any) -> Mapping[str, int]:
         with self._lock:

@@ -255,6 +255,52 @@ class WorkerRow(Base):
 
 
 @final
+class WebhookRow(Base):
+    """An address that is told of events; whoever holds it (until `free_at`) has a `fence`."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    url: Mapped[str]
+    kinds: Mapped[list[str]]
+    search_id: Mapped[str | None] = mapped_column(
+        ForeignKey("searches.id", ondelete="CASCADE"), index=True
+    )
+    enabled: Mapped[bool]
+    sentence: Mapped[str]
+    failures: Mapped[int]  # since the last success
+    secret: Mapped[str] = mapped_column(deferred=True)
+    former_secret: Mapped[str | None] = mapped_column(deferred=True)
+    former_until: Mapped[datetime | None]
+    fence: Mapped[int]
+    free_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+@final
+class DeliveryRow(Base):
+    """One event for one address, inserted in the transaction of the event: the outbox.
+
+    No foreign key to the webhook: its deletion must never refuse a transition that is being made.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (Index(None, "webhook_id", "event_id"), Index(None, "state", "due_at"))
+
+    event_id: Mapped[int] = mapped_column(
+        ForeignKey("events.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    webhook_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    attempts: Mapped[int]
+    due_at: Mapped[datetime | None]
+    status: Mapped[int | None]
+    sentence: Mapped[str]
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
+@final
 class CounterRow(Base):
     """How often something has happened, over all processes and restarts."""
 

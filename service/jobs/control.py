@@ -152,7 +152,7 @@ def _asked(now: datetime, request_id: str | None, reason: Reason, sentence: str)
 def _stop(session: Session, search: SearchRow, cause: Cause) -> None:
     if search.ended_at is not None:
         raise WrongState(f"the search has already ended: it is {search.state}")
-    move_search(session, search, "STOPPING", cause, request_id=cause.request_id)
+    move_search(session, search, "STOPPING", cause)
     cancel_waiting(session, trials_of(session, search.id), cause)
     advance(session, search, cause)
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, final
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from search.plan import ENDED
 from service.db.queries import add_one
-from service.db.tables import CounterRow, SearchRow, TrialRow
+from service.db.tables import CounterRow, DeliveryRow, SearchRow, TrialRow, WebhookRow
 from service.jobs.workers import living_workers
 from service.lifecycle import CLAIMABLE_SEARCH_STATES, SEARCH_STATES, TRIAL_STATES
 
@@ -32,6 +32,8 @@ class Census:
     oldest_seconds: float
     workers: int
     counters: Mapping[str, int]
+    deliveries: int
+    disabled_webhooks: int
 
 
 def count(session: Session, name: str) -> None:
@@ -55,12 +57,18 @@ def census(session: Session, *, now: datetime, fresh: timedelta) -> Census:
         oldest_seconds=0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()),
         workers=living_workers(session, now=now, within=fresh),
         counters={row.name: row.value for row in session.scalars(select(CounterRow))},
+        deliveries=_number(session, DeliveryRow.state == "WAITING"),
+        disabled_webhooks=_number(session, WebhookRow.enabled.is_(False)),
     )
 
 
 def ended_trials(session: Session) -> Mapping[str, int]:
     """Count every trial that has ended, from an index alone: of those there may be millions."""
     return _by_state(session, TrialRow.state, ENDED_TRIAL_STATES)
+
+
+def _number(session: Session, condition: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).where(condition)) or 0
 
 
 def _by_state(

@@ -13,6 +13,7 @@ from search.plan import ENDED, TrialState
 from service.db.tables import EventRow, SearchRow, TrialRow
 from service.errors import SearchNotFound
 from service.jobs.counting import count
+from service.jobs.webhooks import announce
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
 
 REAPER = "reaper"
@@ -65,6 +66,7 @@ def move_search(
     for name, value in values.items():
         setattr(search, name, value)
     search.state, search.reason, search.sentence = state, cause.reason, cause.sentence
+    search.request_id = cause.request_id or search.request_id
     if not SEARCH_TRANSITIONS[state]:
         search.ended_at = cause.at
     session.flush()
@@ -116,8 +118,9 @@ def append_event(
     attempt: int | None = None,
 ) -> None:
     """Say what has just become of a search or of a trial."""
-    session.execute(
-        insert(EventRow).values(
+    inserted = session.execute(
+        insert(EventRow)
+        .values(
             search_id=search_id,
             trial_number=number,
             attempt=attempt,
@@ -129,7 +132,10 @@ def append_event(
             request_id=cause.request_id,
             at=cause.at,
         )
+        .returning(EventRow.id)
     )
+    about = f"{kind}.{state.lower()}"
+    announce(session, inserted.scalar_one(), kind=about, search_id=search_id, now=cause.at)
     if state != "WAITING" or attempt:  # not each of a new search's trials
         facts = {"search_id": search_id, "trial": number, "attempt": attempt}
         facts |= {"request_id": cause.request_id} if cause.request_id else {}

@@ -1,7 +1,9 @@
 """The Python in the documents runs, and prints the errors that its comments promise."""
 
 import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +52,27 @@ def test_the_page_of_the_structures_runs_from_top_to_bottom(
     assert wanted
     for number in wanted:
         assert number in [pytest.approx(one, abs=2e-3) for one in numbers]
+
+
+def test_the_page_on_observing_verifies_what_is_sent() -> None:
+    from service.credentials import new_webhook_secret
+    from service.outgoing import signature
+
+    (found,) = blocks((ROOT / "docs" / "observing.md").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    exec(compile(found, "docs/observing.md", "exec"), names)
+    secret, now = new_webhook_secret(), int(time.time())
+    signed = signature(secret, message_id="msg_1", timestamp=now, body=b"{}")
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(now),
+        "webhook-signature": f"v1,other {signed}",
+    }
+    check = names["is_from_matnas"]
+    assert check(secret, headers, b"{}")
+    assert not check(secret, headers, b"{ }")
+    assert not check(new_webhook_secret(), headers, b"{}")
+    assert not check(secret, headers | {"webhook-timestamp": str(now - 600)}, b"{}")
 
 
 def test_the_table_of_kinds_has_each_once() -> None:

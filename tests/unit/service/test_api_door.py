@@ -34,7 +34,7 @@ OPEN = {
     "/openapi.json",
     "/static",
 }
-ADMINISTRATION = {"/keys", "/keys/{key_id}"}
+ADMINISTRATION = ("/keys", "/webhooks")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _calls() -> list[Call]:
             if path in OPEN:
                 continue
             scope: Scope = "read" if method in {"GET", "HEAD"} else "submit"
-            if path.removeprefix("/v1") in ADMINISTRATION:
+            if path.removeprefix("/v1").startswith(ADMINISTRATION):
                 scope = "admin"
             found.add((method, path, scope))
     return [Call(*one) for one in sorted(found)]
