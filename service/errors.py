@@ -1,6 +1,8 @@
 """Every failure that a client can cause, with its status: the message is a sentence for it."""
 
 from collections.abc import Mapping
+from datetime import timedelta
+from math import ceil
 from typing import ClassVar, final
 
 
@@ -180,6 +182,31 @@ class OriginMissing(ServiceError):
 
     status = 403
     code = "origin_missing"
+
+
+@final
+class RateLimited(ServiceError):
+    """The key has asked too often."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, sentence: str, *, retry_after: int) -> None:
+        super().__init__(sentence, headers={"Retry-After": str(retry_after)})
+
+
+@final
+class QuotaExceeded(ServiceError):
+    """The key has all in use that it may; `retry_after` only where time alone heals it."""
+
+    status = 429
+    code = "quota_exceeded"
+
+    def __init__(self, sentence: str, *, retry_after: timedelta | None = None) -> None:
+        seconds = None if retry_after is None else max(1, ceil(retry_after.total_seconds()))
+        super().__init__(
+            sentence, headers=None if seconds is None else {"Retry-After": str(seconds)}
+        )
 
 
 @final

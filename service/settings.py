@@ -7,8 +7,18 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.quota import Quota
 
 
 def _listed(text: object) -> object:
@@ -52,6 +62,13 @@ class Settings(BaseSettings):
     keep_uploads_days: PositiveFloat = 7.0
     keep_cache_days: PositiveFloat = 30.0
     keep_answers_hours: PositiveFloat = 24.0
+    # Each key's; nobody is counted while there are no keys. Nothing is no limit.
+    rate_limit: Annotated[str, Field(pattern=r"^$|^[1-9][0-9]{0,8}/(second|minute|hour|day)$")] = (
+        "6000/minute"
+    )
+    quota_live_searches: NonNegativeInt | None = None
+    quota_compute_seconds_a_day: NonNegativeFloat | None = None
+    quota_artifact_bytes: NonNegativeInt | None = None
     max_upload_bytes: PositiveInt = 256 * 1024 * 1024
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -70,6 +87,15 @@ class Settings(BaseSettings):
     def data_folder(self) -> Path:
         """Where fetched data are: `data` under `home` unless another folder is set."""
         return (self.data or self.home / "data").resolve()
+
+    @property
+    def quota(self) -> Quota:
+        """What holds for every key that has no quota of its own."""
+        return Quota(
+            live_searches=self.quota_live_searches,
+            compute_seconds_a_day=self.quota_compute_seconds_a_day,
+            artifact_bytes=self.quota_artifact_bytes,
+        )
 
     @property
     def sees_data(self) -> bool:

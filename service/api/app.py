@@ -16,6 +16,7 @@ from service.api.documented import EVERYWHERE, describe
 from service.api.door import ANSWERS, Door
 from service.api.head import HeadAnswers
 from service.api.metrics import Metrics
+from service.api.rate import RateLimit
 from service.api.requests import RequestGate
 from service.api.routes import (
     artifacts,
@@ -24,6 +25,7 @@ from service.api.routes import (
     events,
     health,
     keys,
+    quota,
     searches,
     trials,
     webhooks,
@@ -34,7 +36,7 @@ from service.db.session import Database
 from service.settings import Settings, get_settings
 
 # A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
-ROUTES = (searches, trials, events, artifacts, compare, catalogue, workers, health)
+ROUTES = (searches, trials, events, artifacts, compare, catalogue, quota, workers, health)
 # Whatever the method, these want a key with the scope `admin`.
 ADMINISTRATION = (keys, webhooks)
 
@@ -52,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.settings = installation
+    app.state.rate_limit = RateLimit(installation)
     app.state.metrics = Metrics()
     app.state.keys_in_flight, app.state.keys_lock = set(), threading.Lock()
     problems.install(app)

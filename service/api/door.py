@@ -25,6 +25,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     for status, words in {
         401: "No key, or one that is unknown, expired or revoked",
         403: "The key lacks the scope, or the request comes from another site's page",
+        429: "The key asks too often, or has all in use that its quota allows",
     }.items()
 }
 
@@ -48,6 +49,8 @@ class Door:
         needed = self._scope or ("read" if request.method in SAFE_METHODS else "submit")
         with rows.read() as session:
             actor = _actor(request, session, presented)
+        if actor.key_id is not None:
+            request.app.state.rate_limit.take(actor.key_id)
         if needed not in actor.scopes:
             raise ScopeMissing(f"the key {actor.key_id} lacks the scope {needed}")
         request.state.actor = actor

@@ -48,6 +48,16 @@ from service.jobs.keys import (
 )
 from service.jobs.listing import SearchSort, TrialSort, list_searches, page_of_trials
 from service.jobs.planning import preferred
+from service.jobs.quotas import (
+    DAY,
+    check_submission,
+    check_upload,
+    midnight,
+    no_room,
+    quota_of,
+    upload_room,
+    usage,
+)
 from service.jobs.reading import events, get_search, get_trial, list_trials
 from service.jobs.recovery import hints_due, recover
 from service.jobs.resolving import resolve_spec
@@ -106,6 +116,7 @@ from service.jobs.workers import living_workers, note_worker, workers
 
 __all__ = [
     "ANYBODY",
+    "DAY",
     "LIFETIME",
     "Actor",
     "ArtifactView",
@@ -150,6 +161,8 @@ __all__ = [
     "cancel",
     "census",
     "change_webhook",
+    "check_submission",
+    "check_upload",
     "claim",
     "claimed",
     "cloned",
@@ -185,7 +198,9 @@ __all__ = [
     "list_trials",
     "list_webhooks",
     "living_workers",
+    "midnight",
     "network",
+    "no_room",
     "note_worker",
     "open_session",
     "page_of_trials",
@@ -193,6 +208,7 @@ __all__ = [
     "points",
     "preferred",
     "profile",
+    "quota_of",
     "recall",
     "record",
     "recover",
@@ -212,5 +228,7 @@ __all__ = [
     "take_batch",
     "trial_files",
     "unused_uploads",
+    "upload_room",
+    "usage",
     "workers",
 ]

@@ -14,6 +14,7 @@ from service.errors import SpecRefused, WrongState
 from service.jobs.planning import trial_row_of
 from service.jobs.reading import get_search
 from service.jobs.transitions import (
+    CLIENT,
     PAUSED,
     Cause,
     advance,
@@ -28,7 +29,12 @@ from service.lifecycle import Reason
 
 
 def cancel(
-    session: Session, search_id: str, *, now: datetime, request_id: str | None = None
+    session: Session,
+    search_id: str,
+    *,
+    now: datetime,
+    request_id: str | None = None,
+    by: str = CLIENT,
 ) -> SearchView:
     """Begin nothing more and ask what runs to stop; asking twice is harmless."""
     search = lock_search(session, search_id)
@@ -36,17 +42,22 @@ def cancel(
         case "STOPPING" | "CANCELLED":
             pass
         case _:
-            cause = _asked(now, request_id, "user_cancel", "the client asked for it")
+            cause = _asked(by, now, request_id, "user_cancel", "the client asked for it")
             _stop(session, search, cause)
     return get_search(session, search_id, now=now)
 
 
 def kill(
-    session: Session, search_id: str, *, now: datetime, request_id: str | None = None
+    session: Session,
+    search_id: str,
+    *,
+    now: datetime,
+    request_id: str | None = None,
+    by: str = CLIENT,
 ) -> SearchView:
     """End what runs at once, without a checkpoint; a search that is being cancelled, too."""
     search = lock_search(session, search_id)
-    cause = _asked(now, request_id, "killed", "the client asked for it")
+    cause = _asked(by, now, request_id, "killed", "the client asked for it")
     match search.state:
         case "CANCELLED":
             pass
@@ -59,11 +70,16 @@ def kill(
 
 
 def pause(
-    session: Session, search_id: str, *, now: datetime, request_id: str | None = None
+    session: Session,
+    search_id: str,
+    *,
+    now: datetime,
+    request_id: str | None = None,
+    by: str = CLIENT,
 ) -> SearchView:
     """Begin nothing more, and let what runs go on later from where it is; twice is harmless."""
     search = lock_search(session, search_id)
-    cause = _asked(now, request_id, "user_pause", "the client asked for it")
+    cause = _asked(by, now, request_id, "user_pause", "the client asked for it")
     match search.state:
         case "QUEUED":
             paused = cause.because("user_pause", PAUSED)
@@ -79,7 +95,12 @@ def pause(
 
 
 def resume(
-    session: Session, search_id: str, *, now: datetime, request_id: str | None = None
+    session: Session,
+    search_id: str,
+    *,
+    now: datetime,
+    request_id: str | None = None,
+    by: str = CLIENT,
 ) -> SearchView:
     """Let a paused search go on; the pause does not count as its time."""
     search = lock_search(session, search_id)
@@ -88,7 +109,7 @@ def resume(
             deadline, since = search.deadline_at, search.paused_at
             if deadline is not None and since is not None:
                 deadline += now - since
-            cause = _asked(now, request_id, "", "")
+            cause = _asked(by, now, request_id, "", "")
             move_search(session, search, "QUEUED", cause, paused_at=None, deadline_at=deadline)
         case "QUEUED" | "RUNNING":
             pass
@@ -106,6 +127,7 @@ def amend(
     *,
     now: datetime,
     request_id: str | None = None,
+    by: str = CLIENT,
 ) -> SearchView:
     """Change the `name`, the `tags`, the `priority` of a search, or give it more `compute`."""
     search = lock_search(session, search_id)
@@ -113,7 +135,7 @@ def amend(
     after = _amended(before, changes)
     if after.compute != before.compute:
         _check_more(search, before, after)
-        _replan(session, search, before, after, _asked(now, request_id, "", ""))
+        _replan(session, search, before, after, _asked(by, now, request_id, "", ""))
         _move_deadline(search, before, after)
     if after.tags != before.tags:
         session.execute(delete(TagRow).where(TagRow.search_id == search_id))
@@ -126,7 +148,7 @@ def amend(
         search.spec = after.model_dump(mode="json")
         session.flush()
         sentence = f"the client changed {', '.join(changed)}"
-        cause = _asked(now, request_id, "", sentence)
+        cause = _asked(by, now, request_id, "", sentence)
         append_event(session, search_id, "search", search.state, cause)
     return get_search(session, search_id, now=now)
 
@@ -145,8 +167,8 @@ def delete_search(session: Session, search_id: str) -> None:
     session.expunge(search)
 
 
-def _asked(now: datetime, request_id: str | None, reason: Reason, sentence: str) -> Cause:
-    return Cause("client", now, reason, sentence, request_id)
+def _asked(by: str, now: datetime, request_id: str | None, reason: Reason, sentence: str) -> Cause:
+    return Cause(by, now, reason, sentence, request_id)
 
 
 def _stop(session: Session, search: SearchRow, cause: Cause) -> None:

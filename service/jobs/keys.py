@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service.credentials import SCOPES, Scope, fingerprint, key_id_of, matches, new_key
 from service.db.tables import KeyRow
 from service.errors import KeyNotFound, KeyRefused
+from service.quota import Quota
 
 # What a presented secret is compared with where there is no such key: both take the same time.
 NO_KEY = fingerprint("")
@@ -27,6 +28,7 @@ class KeyView:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    quota: Quota | None
 
     def usable(self, now: datetime) -> bool:
         """Whether it still opens anything."""
@@ -42,6 +44,11 @@ class Actor:
     scopes: frozenset[Scope]
     by_session: bool = False
 
+    @property
+    def label(self) -> str:
+        """What events say of who did it."""
+        return "client" if self.key_id is None else f"key {self.key_id}"
+
 
 ANYBODY = Actor(None, frozenset(SCOPES))
 
@@ -53,6 +60,7 @@ def create_key(
     scopes: Collection[Scope],
     expires_at: datetime | None,
     now: datetime,
+    quota: Quota | None = None,
 ) -> tuple[KeyView, str]:
     """Make a key; its text is given back here and nowhere else."""
     made = new_key()
@@ -61,6 +69,7 @@ def create_key(
         name=name,
         scopes=[scope for scope in SCOPES if scope in scopes],
         sha256=fingerprint(made.text),
+        quota=None if quota is None else quota.model_dump(exclude_unset=True),
         created_at=now,
         expires_at=expires_at,
     )
@@ -139,4 +148,5 @@ def _view(row: KeyRow) -> KeyView:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        quota=None if row.quota is None else Quota.model_validate(row.quota),
     )

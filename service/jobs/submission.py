@@ -13,6 +13,7 @@ from service.db.queries import insert_if_new
 from service.db.tables import ArtifactRow, SearchRow, TagRow
 from service.errors import ArtifactNotFound
 from service.jobs.garbage import hold_upload
+from service.jobs.keys import ANYBODY, Actor
 from service.jobs.planning import trial_row_of
 from service.jobs.reading import get_search
 from service.jobs.transitions import Cause, append_event
@@ -20,7 +21,9 @@ from service.jobs.views import ArtifactView, SearchView
 from service.jobs.warm import warm_start
 
 
-def add_artifact(session: Session, artifact: ArtifactView) -> ArtifactView:
+def add_artifact(
+    session: Session, artifact: ArtifactView, *, key_id: str | None = None
+) -> ArtifactView:
     """Remember an upload; the same bytes are the same artifact, whoever sends them again."""
     row = {
         name: getattr(artifact, name)
@@ -29,7 +32,7 @@ def add_artifact(session: Session, artifact: ArtifactView) -> ArtifactView:
             *("dtype", "rows", "columns", "created_at"),
         )
     }
-    insert_if_new(session, ArtifactRow, row, key=["id"])
+    insert_if_new(session, ArtifactRow, row | {"key_id": key_id}, key=["id"])
     return get_artifact(session, artifact.id)
 
 
@@ -59,14 +62,15 @@ def submit(
     now: datetime,
     request_id: str | None = None,
     trace: str | None = None,
+    asking: Actor = ANYBODY,
 ) -> SearchView:
     """Insert a search with every trial it will have; they wait for `hints_due` to send them out."""
     if isinstance(spec.model, Matrix):
         hold_upload(session, spec.model.artifact)
     search_id = f"srch_{uuid4().hex}"
-    cause = Cause("client", now, request_id=request_id)
+    cause = Cause(asking.label, now, request_id=request_id)
     row = _search_row(search_id, spec, resolved, now)
-    row.request_id, row.trace = request_id, trace
+    row.request_id, row.trace, row.key_id = request_id, trace, asking.key_id
     if spec.warm_start is not None:
         earlier, row.warm_start = warm_start(session, spec, resolved, spec.warm_start)
         row.earlier = [one.model_dump(mode="json") for one in earlier]

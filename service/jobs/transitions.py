@@ -17,6 +17,8 @@ from service.jobs.webhooks import announce
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
 
 REAPER = "reaper"
+# Whoever asked, where there are no keys to name them by.
+CLIENT = "client"
 PAUSED = "nothing runs until it is resumed"
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse
 
 from service import jobs
 from service.api.dependencies import Installation, Reading, Rows
+from service.api.door import Asking
 from service.api.schemas import ArtifactAnswer, FileAnswer, FileList
 from service.artifacts import StoredFile, make_store
 from service.db.session import Database, clock
@@ -24,7 +25,9 @@ router = APIRouter(tags=["artifacts"])
 
 
 @router.put("/artifacts", status_code=201, response_model=ArtifactAnswer)
-async def upload(request: Request, rows: Rows, installation: Installation) -> Response:
+async def upload(
+    request: Request, rows: Rows, installation: Installation, asking: Asking
+) -> Response:
     """Keep one matrix, sent as the bytes of a safetensors file."""
     stream = aiter(request.stream())
 
@@ -35,7 +38,7 @@ async def upload(request: Request, rows: Rows, installation: Installation) -> Re
         while (chunk := anyio.from_thread.run(following)) is not None:
             yield chunk
 
-    answer = await run_in_threadpool(_keep, chunks(), rows, installation)
+    answer = await run_in_threadpool(_keep, chunks(), rows, installation, asking.key_id)
     headers = {"Location": f"/v1/artifacts/{answer.id}"}
     return Response(answer.model_dump_json(), 201, headers, "application/json")
 
@@ -93,13 +96,28 @@ def files(search_id: str, session: Reading, installation: Installation) -> FileL
     return FileList(items=(report, *found))
 
 
-def _keep(chunks: Iterator[bytes], rows: Database, settings: Settings) -> ArtifactAnswer:
+def _keep(
+    chunks: Iterator[bytes], rows: Database, settings: Settings, key_id: str | None
+) -> ArtifactAnswer:
     store = make_store(settings)
     with rows.read() as session:
         now = clock(session)
-    artifact = store.put(chunks, max_bytes=settings.max_upload_bytes, now=now)
+        room = jobs.upload_room(session, key_id, settings.quota)
+    fitting = chunks if room is None else _fitting(chunks, room)
+    artifact = store.put(fitting, max_bytes=settings.max_upload_bytes, now=now)
     with rows.write() as session:
-        return ArtifactAnswer.model_validate(jobs.add_artifact(session, artifact))
+        jobs.check_upload(session, key_id, settings.quota, artifact)
+        added = jobs.add_artifact(session, artifact, key_id=key_id)
+        return ArtifactAnswer.model_validate(added)
+
+
+def _fitting(chunks: Iterator[bytes], room: int) -> Iterator[bytes]:
+    """The same, refused as soon as it is more than there is room for."""
+    for chunk in chunks:
+        room -= len(chunk)
+        if room < 0:
+            raise jobs.no_room(room + len(chunk))
+        yield chunk
 
 
 def _file(search_id: str, number: int, file: StoredFile) -> FileAnswer:

@@ -11,6 +11,7 @@ from service.api.dependencies import Reading, Writing, json_only
 from service.api.schemas import Answer
 from service.credentials import Scope
 from service.db.session import clock
+from service.quota import Quota
 
 router = APIRouter(prefix="/keys", tags=["administration"])
 
@@ -24,6 +25,8 @@ class KeyRequest(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
     expires_at: AwareDatetime | None = None
+    # What it says holds instead of the installation's; null is no limit.
+    quota: Quota | None = None
 
     @model_validator(mode="after")
     def _lasts(self) -> Self:
@@ -42,6 +45,7 @@ class KeyAnswer(Answer):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    quota: Quota | None
 
 
 @final
@@ -54,6 +58,7 @@ class NewKeyAnswer(Answer):
     scopes: tuple[Scope, ...]
     created_at: datetime
     expires_at: datetime | None
+    quota: Quota | None
 
 
 @final
@@ -72,6 +77,7 @@ def create(asked: KeyRequest, session: Writing, response: Response) -> NewKeyAns
         scopes=asked.scopes,
         expires_at=asked.expires_at,
         now=clock(session),
+        quota=asked.quota,
     )
     response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
@@ -82,6 +88,7 @@ def create(asked: KeyRequest, session: Writing, response: Response) -> NewKeyAns
         scopes=made.scopes,
         created_at=made.created_at,
         expires_at=made.expires_at,
+        quota=made.quota,
     )
 
 

@@ -35,6 +35,7 @@ from service.api.dependencies import (
     json_only,
 )
 from service.api.documented import BODY_REFUSED, CONFLICT, NOT_FOUND, NOT_MODIFIED
+from service.api.door import Asking
 from service.api.paging import Cursor, Limit, next_link
 from service.api.schemas import (
     FrontAnswer,
@@ -109,9 +110,10 @@ def submit(
     session: Writing,
     installation: Installation,
     request_id: RequestId,
+    asking: Asking,
 ) -> Response:
     """Take a search on; with an Idempotency-Key, once."""
-    asked = Asked(session, installation, request_id, key)
+    asked = Asked(session, installation, request_id, key, asking)
     return asked.once(spec.model_dump_json(), lambda: spec)
 
 
@@ -129,12 +131,13 @@ def clone(
     session: Writing,
     installation: Installation,
     request_id: RequestId,
+    asking: Asking,
 ) -> Response:
     """Take a search on again with some fields changed (a merge patch), warm-started from the first.
 
     With an Idempotency-Key, once.
     """
-    asked = Asked(session, installation, request_id, key)
+    asked = Asked(session, installation, request_id, key, asking)
     named = json.dumps([search_id, changes], sort_keys=True)
     return asked.once(named, lambda: _spec(jobs.cloned(session, search_id, changes)))
 
@@ -181,11 +184,12 @@ def amend(
     session: Writing,
     installation: Installation,
     request_id: RequestId,
+    asking: Asking,
 ) -> SearchAnswer:
     """Change the name, the tags or the priority of a search, or give it more compute."""
     now = clock(session)
     wanted = changes.model_dump(mode="json", exclude_unset=True)
-    view = jobs.amend(session, search_id, wanted, now=now, request_id=request_id)
+    view = jobs.amend(session, search_id, wanted, now=now, request_id=request_id, by=asking.label)
     _hint(session, installation, now)
     return SearchAnswer.model_validate(view)
 
@@ -199,36 +203,40 @@ def delete(search_id: str, session: Writing, installation: Installation) -> None
 
 
 @router.post("/{search_id}/cancel", status_code=202, responses=NOT_FOUND | CONFLICT)
-def cancel(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+def cancel(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
     """Stop a search, keeping what is done; repeating it is harmless."""
     now = clock(session)
-    view = jobs.cancel(session, search_id, now=now, request_id=request_id)
+    view = jobs.cancel(session, search_id, now=now, request_id=request_id, by=asking.label)
     return SearchAnswer.model_validate(view)
 
 
 @router.post("/{search_id}/kill", status_code=202, responses=NOT_FOUND | CONFLICT)
-def kill(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+def kill(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
     """End the processes of a search, even if it is being cancelled; repeating it is harmless."""
     now = clock(session)
-    view = jobs.kill(session, search_id, now=now, request_id=request_id)
+    view = jobs.kill(session, search_id, now=now, request_id=request_id, by=asking.label)
     return SearchAnswer.model_validate(view)
 
 
 @router.post("/{search_id}/pause", status_code=202, responses=NOT_FOUND | CONFLICT)
-def pause(search_id: str, session: Writing, request_id: RequestId) -> SearchAnswer:
+def pause(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
     """Let a search rest: what runs leaves a checkpoint; repeating it is harmless."""
     now = clock(session)
-    view = jobs.pause(session, search_id, now=now, request_id=request_id)
+    view = jobs.pause(session, search_id, now=now, request_id=request_id, by=asking.label)
     return SearchAnswer.model_validate(view)
 
 
 @router.post("/{search_id}/resume", status_code=202, responses=NOT_FOUND | CONFLICT)
 def resume(
-    search_id: str, session: Writing, installation: Installation, request_id: RequestId
+    search_id: str,
+    session: Writing,
+    installation: Installation,
+    request_id: RequestId,
+    asking: Asking,
 ) -> SearchAnswer:
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
     now = clock(session)
-    view = jobs.resume(session, search_id, now=now, request_id=request_id)
+    view = jobs.resume(session, search_id, now=now, request_id=request_id, by=asking.label)
     _hint(session, installation, now)
     return SearchAnswer.model_validate(view)
 
@@ -288,23 +296,39 @@ class Asked:
     installation: Settings
     request_id: str
     key: str | None
+    asking: jobs.Actor
 
     def once(self, named: str, spec: Callable[[], SearchSpec]) -> Response:
         """Take the search on, or give the answer that was given to the same before."""
-        session, key, now = self.session, self.key, clock(self.session)
+        session, key, now = self.session, self._key(), clock(self.session)
         sha256 = hashlib.sha256(named.encode()).hexdigest()
         stored = jobs.recall(session, key, body_sha256=sha256, now=now) if key else None
         if stored is not None:
             return _accepted(json.dumps(stored.answer), str(stored.answer["id"]), stored.status)
+        quota = self.installation.quota
+        jobs.check_submission(session, self.asking.key_id, quota, now=now)
         asked = spec()
         data = self.installation.data_folder if self.installation.sees_data else None
         resolved = jobs.resolve_spec(session, asked, data=data)
-        view = jobs.submit(session, asked, resolved=resolved, now=now, request_id=self.request_id)
+        view = jobs.submit(
+            session,
+            asked,
+            resolved=resolved,
+            now=now,
+            request_id=self.request_id,
+            asking=self.asking,
+        )
         answer = SearchAnswer.model_validate(view)
         if key:
             jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
         _hint(session, self.installation, now)
         return _accepted(answer.model_dump_json(), view.id, 202)
+
+    def _key(self) -> str | None:
+        """The Idempotency-Key in the name of who asks: others may have come to the same one."""
+        if self.key is None or self.asking.key_id is None:
+            return self.key
+        return f"{self.asking.key_id} {hashlib.sha256(self.key.encode()).hexdigest()}"
 
 
 def _hint(session: Session, installation: Settings, now: datetime) -> None:

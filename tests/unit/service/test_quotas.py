@@ -1,0 +1,192 @@
+"""Limits: how often a key may ask, and how much it may have in use; a refusal names the remedy."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from safetensors.numpy import save
+
+from service import jobs
+from service.api import rate
+from service.api.rate import RateLimit
+from service.credentials import SCOPES
+from service.db.session import Database
+from service.errors import RateLimited
+from service.jobs.quotas import compute_seconds
+from service.quota import Quota
+from service.settings import Settings
+from tests.integration.story import LEASE, Story
+from tests.servers import free_port
+from tests.serving import SPEC, Service, begin, end, serving
+
+MATRIX = save({"w": np.eye(4, dtype=np.float32)})
+OTHER = save({"w": 2 * np.eye(4, dtype=np.float32)})
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("home")
+    with serving(home, quota_live_searches=1, rate_limit="") as running:
+        yield running
+
+
+def client(service: Service, quota: Quota | None = None) -> httpx.Client:
+    """Somebody with a key of their own."""
+    with service.database.write() as session:
+        now = datetime.now(UTC)
+        _, key = jobs.create_key(
+            session, name="one", scopes=SCOPES, expires_at=None, now=now, quota=quota
+        )
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=service.url, headers=headers, trust_env=False, timeout=30)
+
+
+def refused(answer: httpx.Response, *words: str) -> None:
+    body = answer.json()
+    assert (answer.status_code, body["type"]) == (429, "urn:matnas:problem:quota_exceeded")
+    for word in (*words, "administrator", "GET /v1/quota"):
+        assert word in body["detail"], body["detail"]
+
+
+def test_each_key_has_its_own_live_searches(service: Service) -> None:
+    with client(service) as one, client(service) as other:
+        first = one.post("/searches", json=SPEC)
+        assert first.status_code == 202
+        refused(one.post("/searches", json=SPEC), "1 live searches", "cancel one")
+        assert other.post("/searches", json=SPEC).status_code == 202
+        said = one.get("/quota").json()
+        assert said["live_searches"] == {"used": 1, "limit": 1}
+        assert said["compute_seconds_a_day"] == {"used": 0, "limit": None}
+        assert said["requests"] == {"limit": None, "remaining": None}
+        one.post(f"/searches/{first.json()['id']}/cancel")
+        assert one.post("/searches", json=SPEC).status_code == 202
+
+
+def test_a_key_s_own_quota_holds_instead(service: Service) -> None:
+    with client(service, Quota(live_searches=None)) as one:
+        assert one.get("/quota").json()["live_searches"] == {"used": 0, "limit": None}
+        for _ in range(2):
+            assert one.post("/searches", json=SPEC).status_code == 202
+        body: dict[str, Any] = {"name": "x", "scopes": ["read"], "quota": {"live_searches": 7}}
+        made = one.post("/keys", json=body).json()
+        assert made["quota"]["live_searches"] == 7
+        wrong = one.post("/keys", json=body | {"quota": {"live_searches": -1}})
+        assert (wrong.status_code, wrong.json()["field"]) == (422, "quota.live_searches")
+
+
+def test_an_idempotency_key_is_its_sender_s(service: Service) -> None:
+    with client(service) as one, client(service) as other:
+        headers = {"Idempotency-Key": "monday"}
+        mine = [one.post("/searches", json=SPEC, headers=headers).json()["id"] for _ in range(2)]
+        assert mine[0] == mine[1]
+        assert other.post("/searches", json=SPEC, headers=headers).json()["id"] != mine[0]
+
+
+def test_computing_is_counted_by_the_day(service: Service) -> None:
+    quota = Quota(compute_seconds_a_day=0.001, live_searches=None)
+    with client(service, quota) as one:
+        search_id = one.post("/searches", json=SPEC).json()["id"]
+        claim = begin(service, search_id, 0)
+        end(service, claim, jobs.Ending("FAILED", reason="error", sentence="it broke"))
+        answer = one.post("/searches", json=SPEC)
+        refused(answer, "s of computing are spent today", "midnight")
+        assert 0 < int(answer.headers["retry-after"]) <= 86400
+        assert one.get("/quota").json()["day_ends_at"].endswith("T00:00:00Z")
+
+
+def test_uploads_fit_or_are_refused_whole(service: Service) -> None:
+    with client(service, Quota(artifact_bytes=len(MATRIX) + 1)) as one:
+        assert one.put("/artifacts", content=MATRIX).status_code == 201
+        said = one.get("/quota").json()["artifact_bytes"]
+        assert said == {"used": len(MATRIX), "limit": len(MATRIX) + 1}
+        refused(one.put("/artifacts", content=OTHER), "leaves 1 bytes")
+    with client(service, Quota(artifact_bytes=0)) as other:
+        # What somebody else has sent is theirs, but it is to be sent anew to be named.
+        refused(other.put("/artifacts", content=OTHER), "leaves 0 bytes")
+
+
+def test_events_say_which_key_it_was(service: Service) -> None:
+    with client(service) as one:
+        search_id = one.post("/searches", json=SPEC).json()["id"]
+        one.post(f"/searches/{search_id}/cancel")
+        told = one.get(f"/searches/{search_id}/events?after=0").json()["items"]
+        key_id = one.headers["Authorization"].removeprefix("Bearer ")[:16]
+        assert {event["actor"] for event in told} == {f"key {key_id}"}
+
+
+def test_seconds_are_those_of_attempts_since_midnight(database: Database) -> None:
+    """Side by side counted each; what was lost counts until it was noticed, pauses do not."""
+    story = Story(database)
+    story.begin(0)
+    story.later(10)
+    day = jobs.midnight(story.now)
+    with database.read() as session:
+        assert compute_seconds(session, None, now=story.now) == 10
+        assert compute_seconds(session, None, now=day + jobs.DAY + timedelta(seconds=5)) == 5
+        assert compute_seconds(session, "mtn_0", now=story.now) == 0
+    story.cancel()
+    story.later(LEASE.total_seconds() + 1)
+    story.recover()  # its worker is lost, and the search is over
+    ran = 10 + LEASE.total_seconds() + 1
+    story.later(1000)
+    with database.read() as session:
+        assert compute_seconds(session, None, now=story.now) == ran
+        assert compute_seconds(session, None, now=day + jobs.DAY) == 0
+
+
+def asked(limit: RateLimit, times: int) -> int:
+    """How many of so many requests are answered."""
+    answered = 0
+    for _ in range(times):
+        try:
+            limit.take("mtn_0")
+            answered += 1
+        except RateLimited:
+            continue
+    return answered
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_ask_again(tmp_path: Path) -> None:
+    with serving(tmp_path, rate_limit="3/minute") as service, client(service) as one:
+        assert [one.get("/quota").status_code for _ in range(4)] == [200, 200, 200, 429]
+        answer = one.get("/searches")
+        assert (answer.status_code, answer.json()["type"]) == (
+            429,
+            "urn:matnas:problem:rate_limited",
+        )
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert "may ask 3 times a minute" in answer.json()["detail"]
+        with client(service) as other:
+            assert other.get("/quota").json()["requests"] == {"limit": "3/minute", "remaining": 2}
+
+
+def test_processes_count_together_where_they_share_redis(valkey_url: str) -> None:
+    settings = Settings(broker_url=valkey_url, rate_limit="5/hour")
+    one, other = RateLimit(settings), RateLimit(settings)
+    assert asked(one, 3) + asked(other, 4) == 5
+    assert one.remaining("mtn_0") == 0
+    assert one.remaining("mtn_1") == 5
+
+
+def test_without_redis_each_process_counts_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(rate.log, "warning", lambda text, *_: told.append(text))
+    settings = Settings(broker_url=f"redis://127.0.0.1:{free_port()}/0", rate_limit="2/hour")
+    limit = RateLimit(settings)
+    assert asked(limit, 3) == 2
+    assert len(told) == 1  # it is left alone for a while
+
+
+def test_a_limit_is_a_number_and_a_time() -> None:
+    for text in ("", "1/second", "6000/minute"):
+        assert asked(RateLimit(Settings(rate_limit=text)), 1) == 1
+    for text in ("many", "0/second", "5 per minute", "5/fortnight"):
+        with pytest.raises(ValidationError, match="rate_limit"):
+            Settings(rate_limit=text)
