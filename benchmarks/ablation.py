@@ -10,14 +10,12 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from benchmarks.trials import REFERENCE, run_alone
 from models.checkpoint import load_network
 from search.data import load_data
 from search.plan import PlannedTrial
-from search.progress import Silent
-from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.training import evaluate
-from search.trial import FinishedTrial
 
 SMALL = {
     "model": {"kind": "vit", "patch": 2, "width": 64, "depth": 2, "heads": 4},
@@ -41,7 +39,6 @@ LEARNERS: dict[str, LearnerSettings | None] = {
     "menu (nothing learned but weights)": DEFAULT.model_copy(update={"structures": "menu"}),
     "from scratch": DEFAULT.model_copy(update={"start": "scratch", "start_excess": 2.0}),
 }
-REFERENCE = PlannedTrial(0, "reference")
 BASELINE = PlannedTrial(1, "baseline", "allocated_low_rank")
 CANDIDATE = PlannedTrial(2, "candidate")
 
@@ -50,26 +47,22 @@ def losses(spec: SearchSpec, name: str, home: Path, *, threads: int) -> tuple[fl
     """Train one learner from one seed's reference; return validation and test loss."""
     folder, reference = home / name / str(spec.seed), home / "reference" / str(spec.seed)
     settings = LEARNERS[name]
-    known: list[FinishedTrial] = []
-    trials: list[tuple[PlannedTrial, Path, LearnerSettings | None]]
-    trials = [(REFERENCE, reference, None)] if not reference.exists() else []
-    trials.append((BASELINE if settings is None else CANDIDATE, folder, settings))
-    for planned, place, chosen in trials:
-        if planned is not REFERENCE:
-            known = [FinishedTrial(REFERENCE, "COMPLETE", None, None, (), reference)]
-        outcome = run_trial(
-            spec,
-            planned,
-            known,
-            settings=chosen,
-            uploads=home,
-            cache=home / "cache",
-            folder=place,
+    if not reference.exists():
+        run_alone(
+            *(spec, REFERENCE),
+            home=home,
+            folder=reference,
+            reference=reference,
             threads=threads,
-            progress=Silent(),
         )
-        if outcome.state != "COMPLETE":
-            raise RuntimeError(f"{name}, seed {spec.seed}: {outcome.sentence}")
+    run_alone(
+        *(spec, BASELINE if settings is None else CANDIDATE),
+        home=home,
+        folder=folder,
+        reference=reference,
+        settings=settings,
+        threads=threads,
+    )
     data, network = load_data(spec, home), load_network(folder / "export")
     return evaluate(network, data, data.validation)[0], evaluate(network, data, data.test)[0]
 

@@ -15,17 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from benchmarks.trials import REFERENCE, run_alone
 from models.checkpoint import load_network
 from search.data import load_data
 from search.plan import PlannedTrial
-from search.progress import Silent
-from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
 from search.training import evaluate
-from search.trial import FinishedTrial
 from service.settings import Settings
 
-REFERENCE = PlannedTrial(0, "reference")
 CONTENDERS = {
     "matnas": PlannedTrial(1, "candidate"),
     "allocated low rank": PlannedTrial(2, "baseline", "allocated_low_rank"),
@@ -96,12 +93,20 @@ def measured(cell: Cell, contender: str, home: Path, *, threads: int) -> dict[st
     for rate in RATES:
         spec = cell.spec(rate)
         reference = home / "references" / cell.network / str(cell.seed)
-        if not (reference / "export").exists():
-            _run(spec, REFERENCE, [], reference, home, threads)
-        known = [FinishedTrial(REFERENCE, "COMPLETE", None, None, (), reference)]
         place = home / "trials" / cell.network / f"{cell.share}-{cell.seed}-{contender}-{rate}"
-        loss = _run(spec, CONTENDERS[contender], known, place, home, threads)
-        found.append((loss, rate, place))
+        steps = [] if (reference / "export").exists() else [(REFERENCE, reference)]
+        for planned, folder in (*steps, (CONTENDERS[contender], place)):
+            outcome = run_alone(
+                *(spec, planned),
+                home=home,
+                folder=folder,
+                reference=reference,
+                settings=LearnerSettings() if planned.kind == "candidate" else None,
+                threads=threads,
+                fetched=Settings().data_folder,
+            )
+        assert outcome.metrics is not None, "what completes has its metrics"
+        found.append((outcome.metrics["validation_loss"], rate, place))
     validation, rate, place = min(found)
     data = load_data(cell.spec(rate), home, Settings().data_folder)
     test, accuracy = evaluate(load_network(place / "export"), data, data.test)
@@ -114,31 +119,6 @@ def measured(cell: Cell, contender: str, home: Path, *, threads: int) -> dict[st
         "test_loss": test,
         "test_accuracy": accuracy,
     }
-
-
-def _run(
-    spec: SearchSpec,
-    planned: PlannedTrial,
-    known: Sequence[FinishedTrial],
-    place: Path,
-    home: Path,
-    threads: int,
-) -> float:
-    outcome = run_trial(
-        spec,
-        planned,
-        known,
-        settings=LearnerSettings() if planned.kind == "candidate" else None,
-        uploads=home,
-        cache=home / "cache",
-        folder=place,
-        fetched=Settings().data_folder,
-        threads=threads,
-        progress=Silent(),
-    )
-    if outcome.state != "COMPLETE" or outcome.metrics is None:
-        raise RuntimeError(f"{place.name}: {outcome.sentence}")
-    return outcome.metrics["validation_loss"]
 
 
 def compared(rows: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:

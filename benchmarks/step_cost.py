@@ -17,12 +17,12 @@ from torch import nn
 from benchmarks.machine import machine
 from models.networks.build import build_network
 from models.spec import ImageTask, TextTask
-from search.candidate import learning_steps, relax
+from search.candidate import relaxed_network
 from search.data import Data, Split
-from search.gradient import Constraint, Learner
 from search.profile import profile
 from search.progress import Silent
 from search.resolved import ResolvedSearch, resolve
+from search.settling import Settled
 from search.spec import LearnerSettings, SearchSpec
 from search.training import Problem, weight_groups
 
@@ -66,22 +66,15 @@ def cell(name: str, settings: LearnerSettings, *, batch: int, steps: int) -> dic
     data = noise_like(resolved, max(batch, 128))
     dense = build_network(resolved.network, generator=torch.Generator().manual_seed(0))
     measured = profile(dense, data, resolved, Silent())
-    network, relaxation = relax(dense, measured, resolved, settings)
-    learner = Learner(
-        relaxation,
-        Constraint.of(resolved),
-        measured,
-        settings,
-        steps=learning_steps(settings, steps),
-        total_steps=steps,
-    )
     problem = Problem(data, None, spec.training, spec.training.tuning_rate, 0)
-    supports = relaxation.structural_group(settings.structural_rate)
-    groups = [*weight_groups(network, without=supports["params"]), supports]
+    settled = Settled(resolved, dense, measured)
+    relaxed = relaxed_network(settled, settings, problem, steps=steps)
+    learner = relaxed.learner
 
     rival = copy.deepcopy(dense)
     plain = _stepper(rival, weight_groups(rival), problem, lambda _: None)
-    ours = _stepper(network, groups, problem, learner.after_backward)
+    ours = _stepper(relaxed.network, relaxed.groups, problem, learner.after_backward)
+    layers = relaxed.relaxation.layers.values()
     seconds: list[tuple[float, float]] = []
     for step in range(steps):
         started = time.perf_counter()
@@ -99,7 +92,7 @@ def cell(name: str, settings: LearnerSettings, *, batch: int, steps: int) -> dic
         "network": name,
         "batch": batch,
         "structures": settings.structures,
-        "alternatives": sum(layer.alternative is not None for layer in relaxation.layers.values()),
+        "alternatives": sum(layer.alternative is not None for layer in layers),
         "steps": len(kept),
         "mean_relaxed_over_mean_dense": round(
             sum(one for _, one in kept) / sum(other for other, _ in kept), 3

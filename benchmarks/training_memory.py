@@ -14,15 +14,14 @@ from pathlib import Path
 import psutil
 
 from benchmarks.machine import machine
+from benchmarks.trials import REFERENCE, run_alone
 from search.compute import HERE
 from search.data import load_data
 from search.plan import PlannedTrial
 from search.progress import Silent
 from search.reference import train_reference
 from search.resolved import resolve
-from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec
-from search.trial import FinishedTrial
 
 SPECS = {
     "transformer, 128 wide": {
@@ -41,7 +40,7 @@ SPECS = {
     },
 }
 TRIALS = {
-    "reference": PlannedTrial(0, "reference"),
+    "reference": REFERENCE,
     "allocated low rank": PlannedTrial(1, "baseline", "allocated_low_rank"),
     "candidate": PlannedTrial(2, "candidate"),
 }
@@ -62,26 +61,17 @@ def alone(spec: SearchSpec, what: str, home: Path) -> int:
             progress=Silent(),
         )
     else:
-        _run(spec, what, home)
+        run_alone(
+            *(spec, TRIALS[what]),
+            home=home,
+            folder=home / what,
+            reference=home / "reference",
+            settings=LEARNER,
+            threads=1,
+        )
     lines = Path("/proc/self/status").read_text().splitlines()
     (peak,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     return peak * 1024 - before
-
-
-def _run(spec: SearchSpec, what: str, home: Path) -> None:
-    known = [FinishedTrial(TRIALS["reference"], "COMPLETE", None, None, (), home / "reference")]
-    outcome = run_trial(
-        spec,
-        TRIALS[what],
-        known,
-        settings=LEARNER,
-        uploads=home,
-        cache=home / "cache",
-        folder=home / what,
-        threads=1,
-        progress=Silent(),
-    )
-    assert outcome.state == "COMPLETE", outcome.sentence
 
 
 def main() -> None:

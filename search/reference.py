@@ -34,7 +34,7 @@ from search.progress import Progress
 from search.report import PLAIN, Execution
 from search.resolved import ResolvedSearch
 from search.spec import SearchSpec
-from search.training import Phase, Problem, answers, fit, weight_groups
+from search.training import CHECKPOINT, Course, Problem, answers, fit, weight_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +152,13 @@ def train_reference(
         with torch.no_grad():
             dense_layer(network, "matrix").weight.copy_(data.train.targets.T)
         return network
-    epochs = spec.compute.reference_epochs
-    fit(
-        network,
+    course = Course(
         _problem(spec, data, engine),
-        Phase("training", 0, epochs, epochs),
-        weight_groups(network),
-        checkpoint=folder / "checkpoint.safetensors",
-        progress=progress,
+        spec.compute.reference_epochs,
+        folder / CHECKPOINT,
+        progress,
     )
+    fit(network, course, weight_groups(network), phase="training")
     return network
 
 

@@ -21,6 +21,7 @@ from search.resumption import Checkpoint
 MATRIX_EPOCH = 100  # full-batch steps that count as one epoch where the data are one matrix
 PASS = 250  # samples of one pass where nothing is learned
 PASS_CHARACTERS = 2**14  # the same of a text
+CHECKPOINT = "checkpoint.safetensors"  # in a trial's folder
 WARMUP = 0.05  # share of the steps over which the learning rate rises
 
 
@@ -174,53 +175,61 @@ def stop_if_asked(progress: Progress) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of epochs of a trial: the learning rate's schedule spans all `total_epochs`."""
+class Course:
+    """A whole training: on what, for how many epochs, where it is kept, and whom it tells.
 
-    name: str
-    first_epoch: int
-    last_epoch: int
-    total_epochs: int
+    `after_epoch` is told the steps done and the validation loss, also of epochs that were done
+    before a resumption.
+    """
+
+    problem: Problem
+    epochs: int
+    checkpoint: Path
+    progress: Progress
+    after_epoch: Callable[[int, float], None] = lambda _step, _loss: None
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps from the first to the last: what the learning rate's schedule spans."""
+        return self.epochs * self.problem.steps_per_epoch
 
 
 def fit(
     network: nn.Module,
-    problem: Problem,
-    phase: Phase,
+    course: Course,
     groups: list[dict[str, Any]],
     *,
-    checkpoint: Path,
-    progress: Progress,
+    phase: str,
     some_rest: bool = False,
     before_step: Callable[[int], None] = lambda _: None,
     after_backward: Callable[[int], None] = lambda _: None,
     after_step: Callable[[int], None] = lambda _: None,
-    after_epoch: Callable[[int, float], None] = lambda _epoch, _loss: None,
 ) -> None:
-    """Train through the phase's epochs, from `checkpoint` where it holds this phase.
+    """Train through the course, from its checkpoint where that was written in this phase.
 
     A group's `factor` multiplies the learning rate; `some_rest` says that a step may leave some of
-    the parameters out. `before_step` may set what depends on the
-    step alone, `after_backward` sees the gradients, `after_step` the new weights, and
-    `after_epoch` the steps done and the validation loss, also of epochs done before a resumption.
+    the parameters out. `before_step` may set what depends on the step alone, `after_backward` sees
+    the gradients, `after_step` the new weights.
     With several processes, this one's part in it is what its engine's team says; only the first
     evaluates, keeps checkpoints and calls `after_epoch`.
     Raises StoppedError, NotFiniteError, and what `Team.assembled` raises.
     """
+    problem, progress, total = course.problem, course.progress, course.steps
     optimiser = torch.optim.AdamW(
         groups,
         lr=problem.rate,
         weight_decay=problem.recipe.weight_decay,
         fused=True,
     )
-    per_epoch, team, kept = problem.steps_per_epoch, problem.engine.team, Checkpoint(checkpoint)
+    per_epoch, team = problem.steps_per_epoch, problem.engine.team
+    kept = Checkpoint(course.checkpoint)
     losses = _resume(kept, phase, network, optimiser)
-    for index, known in enumerate(losses, phase.first_epoch + 1):
+    for index, known in enumerate(losses, 1):
         # Told again: who was killed may have kept the epoch and not yet said what it came to.
         done, metrics = index * per_epoch, {"validation_loss": known}
-        progress.report(Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics))
-        after_epoch(done, known)
-    left = range(phase.first_epoch + len(losses), phase.last_epoch)
+        progress.report(Update(phase, done, total, metrics=metrics))
+        course.after_epoch(done, known)
+    left = range(len(losses), course.epochs)
     if not left:
         return
     with team.assembled(lambda: stop_if_asked(progress)):
@@ -229,7 +238,7 @@ def fit(
             network.train()
             for index, indices in enumerate(problem.batches(epoch)):
                 step = epoch * per_epoch + index
-                share = learning_rate_share(step, phase.total_epochs * per_epoch)
+                share = learning_rate_share(step, total)
                 for group in optimiser.param_groups:
                     group["lr"] = problem.rate * share * group["factor"]
                 stop = progress.should_stop()
@@ -239,23 +248,22 @@ def fit(
                 if stop:
                     raise StoppedError
                 after_backward(step)
-                _check_finite(loss, step, network, problem.data.train, indices)
+                _check_finite(loss.item(), step, network, problem.data.train, indices)
                 optimiser.step()
                 after_step(step)
-                progress.report(Update(phase.name, step + 1, phase.total_epochs * per_epoch))
+                progress.report(Update(phase, step + 1, total))
             if not team.leads:
                 continue
+            done = (epoch + 1) * per_epoch
             validation, accuracy = evaluate(network, problem.data, problem.data.validation)
-            done, held_out = (epoch + 1) * per_epoch, problem.data.validation
-            _check_finite(torch.tensor(validation), done, network, held_out)
+            _check_finite(validation, done, network, problem.data.validation)
             losses.append(validation)
             _save(kept, phase, losses, network, optimiser)
             metrics = {"training_loss": loss.item(), "validation_loss": validation}
             if accuracy is not None:
                 metrics["validation_accuracy"] = accuracy
-            update = Update(phase.name, done, phase.total_epochs * per_epoch, metrics=metrics)
-            progress.report(update)
-            after_epoch(done, validation)
+            progress.report(Update(phase, done, total, metrics=metrics))
+            course.after_epoch(done, validation)
 
 
 def _backward(
@@ -295,10 +303,10 @@ def checkpoint_phase(checkpoint: Path) -> str | None:
 
 
 def _check_finite(
-    loss: Tensor, step: int, network: nn.Module, split: Split, indices: Tensor | None = None
+    loss: float, step: int, network: nn.Module, split: Split, indices: Tensor | None = None
 ) -> None:
     """Raise NotFiniteError for such a loss of a split, or of some of its samples."""
-    if not torch.isfinite(loss):
+    if not math.isfinite(loss):
         inputs = split.inputs if indices is None else split.inputs[indices]
         raise NotFiniteError(step, _first_not_finite(network, inputs))
 
@@ -330,7 +338,7 @@ def _first_not_finite(network: nn.Module, inputs: Tensor) -> str | None:
 
 def _save(
     checkpoint: Checkpoint,
-    phase: Phase,
+    phase: str,
     losses: list[float],
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -338,15 +346,15 @@ def _save(
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
-    checkpoint.save(tensors, {"phase": phase.name, "losses": losses})
+    checkpoint.save(tensors, {"phase": phase, "losses": losses})
 
 
 def _resume(
-    checkpoint: Checkpoint, phase: Phase, network: nn.Module, optimiser: torch.optim.Optimizer
+    checkpoint: Checkpoint, phase: str, network: nn.Module, optimiser: torch.optim.Optimizer
 ) -> list[float]:
     """Return the validation losses of the phase's epochs that are done."""
     kept = checkpoint.load()
-    if kept is None or kept[1]["phase"] != phase.name:
+    if kept is None or kept[1]["phase"] != phase:
         return []
     tensors, notes = kept
     network.load_state_dict(_below("network.", tensors))

@@ -12,9 +12,9 @@ from search.clock import Clock, curve_through
 from search.latency_table import LayerShape, Prices
 from search.resolved import ResolvedSearch
 from search.spec import BudgetUnreachable
+from search.tightening import CLOSE
 
 ROUNDS = 16
-CLOSE = 0.01  # of the budget: nearer than this is not looked for
 TOO_LONG = "whatever was chosen by the table took longer than the budget, once it was timed"
 
 Made = tuple[NetworkSpec, nn.Module]

@@ -1,5 +1,6 @@
 """Where learning meets a limit: a phase that goes on, a narrow layer, groups that are dead."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 
 from models.networks.build import build_network
 from models.spec import Mlp
-from search.candidate import relax
 from search.data import image_data, matrix_data
 from search.gradient import Constraint, Learner
 from search.profile import Profile, profile
@@ -16,7 +16,8 @@ from search.recipe import Training
 from search.relaxation import Relaxation
 from search.resolved import resolve
 from search.spec import LearnerSettings
-from search.training import Phase, Problem, fit, weight_groups
+from search.starts import relax
+from search.training import Course, Problem, StoppedError, fit, weight_groups
 from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny
 
 
@@ -25,27 +26,23 @@ def test_a_resumed_phase_tells_its_whole_curve_again(tmp_path: Path) -> None:
     data = matrix_data(mixed_matrix())
     problem = Problem(data, None, Training(), 0.01, seed=0)
 
-    def curve(last: int) -> list[tuple[int, float]]:
-        listener, network = Listener(), torch.nn.Linear(16, 24, bias=False)
+    def curve(stop_after: int | None) -> list[tuple[int, float]]:
+        listener = Listener(stop_after=stop_after)
+        network = torch.nn.Linear(16, 24, bias=False)
         with torch.no_grad():
             network.weight.fill_(0.1)
-        fit(
-            network,
-            problem,
-            Phase("tuning", 0, last, 3),
-            weight_groups(network),
-            checkpoint=tmp_path / "checkpoint.safetensors",
-            progress=listener,
-        )
+        course = Course(problem, 3, tmp_path / "checkpoint.safetensors", listener)
+        with suppress(StoppedError):
+            fit(network, course, weight_groups(network), phase="tuning")
         return [
             (update.done, update.metrics["validation_loss"])
             for update in listener.updates
             if update.metrics
         ]
 
-    first = curve(2)
+    first = curve(stop_after=2 * problem.steps_per_epoch)
     assert len(first) == 2
-    assert curve(3)[:2] == first
+    assert curve(stop_after=None)[:2] == first
 
 
 @pytest.mark.parametrize("settings", [LearnerSettings(group=4), LearnerSettings(group=3)])

@@ -11,11 +11,11 @@ from models.structured.build import build_layer
 from models.structured.low_rank import decompose
 from models.structures import BlockDiagonal, Btt, Diagonals, Kronecker, LowRank, Structure, Sum
 from search.alternatives import allocate_mixtures, alternated
-from search.candidate import starts
 from search.plan import planned_trials
 from search.run import SearchResult, run_search
 from search.sampling import TURNS, propose
 from search.spec import LearnerSettings, StructuresName
+from search.starts import starts
 from tests.unit.search.builders import finished, matrix_spec, tiny, upload
 from tests.unit.search.conftest import Trained
 

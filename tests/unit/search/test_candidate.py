@@ -12,14 +12,16 @@ from models.checkpoint import load_tensors
 from models.cost import layer_cost, layer_weight, smallest_step
 from search.baselines import Built
 from search.budget import group_cost, relaxed_cost
-from search.candidate import learn, learning_steps, relax, start_ranks
+from search.candidate import learn, learning_steps
 from search.discretize import harden
 from search.gradient import Constraint
 from search.progress import Progress
 from search.relaxation import round_support
 from search.scratch import relax_from_scratch
+from search.settling import Settled
 from search.spec import LearnerSettings, StartName
-from search.training import Problem, StoppedError, evaluate
+from search.starts import relax, start_ranks
+from search.training import CHECKPOINT, Course, Problem, StoppedError, evaluate
 from tests.unit.search.builders import Listener
 from tests.unit.search.conftest import Trained
 
@@ -37,16 +39,11 @@ def learned(
     after_epoch: Callable[[int, float], None] = lambda _step, _loss: None,
 ) -> Built:
     folder.mkdir(exist_ok=True)
+    problem = Problem(trained.data, trained.reference.answers, trained.spec.training, 0.005, seed=2)
     found = learn(
-        trained.reference.network,
-        trained.reference.profile,
-        trained.resolved,
+        Settled(trained.resolved, trained.reference.network, trained.reference.profile),
         settings,
-        Problem(trained.data, trained.reference.answers, trained.spec.training, 0.005, seed=2),
-        epochs=EPOCHS,
-        folder=folder,
-        progress=progress or Listener(),
-        after_epoch=after_epoch,
+        Course(problem, EPOCHS, folder / CHECKPOINT, progress or Listener(), after_epoch),
     )
     assert abs(found.hardening_gap) < 1e-5
     return found.spec, found.network
@@ -190,15 +187,12 @@ def test_from_scratch_nothing_is_taken_from_the_reference_and_yet_it_learns(
     settings = LearnerSettings(start="scratch", start_excess=2.0)
     problem = Problem(trained.data, None, trained.spec.training, 0.02, seed=2)
     learn(
-        trained.reference.network,
-        trained.reference.profile,
-        trained.resolved,
+        Settled(trained.resolved, trained.reference.network, trained.reference.profile),
         settings,
-        problem,
-        epochs=30,
-        folder=tmp_path,
-        progress=Listener(),
-        after_epoch=lambda _, loss: losses.append(loss),
+        Course(
+            *(problem, 30, tmp_path / CHECKPOINT, Listener()),
+            after_epoch=lambda _, loss: losses.append(loss),
+        ),
     )
     assert losses[-1] < 0.6 * losses[0]
 

@@ -23,7 +23,7 @@ from search.settling import settle_dense
 from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
 from search.tightening import tightest
 from search.time_budget import settle_in_time
-from search.training import Problem
+from search.training import CHECKPOINT, Course, Problem
 from search.within_time import corrected
 from tests.unit.search.builders import tiny
 from tests.unit.search.conftest import Trained
@@ -117,17 +117,8 @@ def test_a_candidate_is_within_the_time(structures: str, trained: Trained, tmp_p
     problem = Problem(
         trained.data, reference.teacher, trained.spec.training, 5e-4, 0, Engine(device=CPU)
     )
-    found = learn(
-        settled.network,
-        settled.profile,
-        settled.resolved,
-        settings,
-        problem,
-        epochs=2,
-        folder=tmp_path,
-        progress=Silent(),
-        clock=clock,
-    )
+    course = Course(problem, 2, tmp_path / CHECKPOINT, Silent())
+    found = learn(settled, settings, course, clock=clock)
     times = clock.costs(found.spec, resolved)
     assert 0.6 * resolved.budget < sum(times.values()) <= resolved.budget
     if structures == "rectangles":

@@ -23,8 +23,9 @@ from search.recipe import Device
 from search.relaxation import RelaxedLinear
 from search.report import PLAIN, Execution
 from search.run import run_search, run_trial
+from search.settling import Settled
 from search.spec import LearnerSettings
-from search.training import Phase, Problem, fit, weight_groups
+from search.training import Course, Problem, fit, weight_groups
 from tests.unit.search.builders import tiny
 from tests.unit.search.conftest import Trained
 
@@ -41,14 +42,9 @@ def problem(trained: Trained, execution: Execution = PLAIN) -> Problem:
 def learned(trained: Trained, folder: Path, execution: Execution = PLAIN, **settings: Any) -> Built:
     folder.mkdir(exist_ok=True)
     found = learn(
-        trained.reference.network,
-        trained.reference.profile,
-        trained.resolved,
+        Settled(trained.resolved, trained.reference.network, trained.reference.profile),
         LearnerSettings(**settings),
-        problem(trained, execution),
-        epochs=2,
-        folder=folder,
-        progress=Silent(),
+        Course(problem(trained, execution), 2, folder / "checkpoint", Silent()),
     )
     return found.spec, found.network
 
@@ -127,11 +123,9 @@ def test_training_and_profile_make_every_tensor_where_the_weights_are(
         with place:
             fit(
                 network,
-                problem(trained),
-                Phase("training", 0, 2, 2),
+                Course(problem(trained), 2, tmp_path / place.type, Silent()),
                 weight_groups(network),
-                checkpoint=tmp_path / place.type,
-                progress=Silent(),
+                phase="training",
             )
             moments = second_moments(network, names, inputs)
             curvatures = output_curvatures(network, names, inputs)
@@ -150,11 +144,9 @@ def test_in_bfloat16_only_the_products_are(trained: Trained, tmp_path: Path) -> 
     gradients: list[torch.dtype] = []
     fit(
         network,
-        chosen,
-        Phase("training", 0, 1, 1),
+        Course(chosen, 1, tmp_path / "checkpoint", Silent()),
         weight_groups(network),
-        checkpoint=tmp_path / "checkpoint",
-        progress=Silent(),
+        phase="training",
         after_backward=lambda _: gradients.extend(
             p.grad.dtype for p in network.parameters() if p.grad is not None
         ),
@@ -238,11 +230,9 @@ def test_generated_code_is_used_in_training_alone(
         )
         fit(
             network,
-            problem(trained, execution),
-            Phase("training", 0, 2, 2),
+            Course(problem(trained, execution), 2, tmp_path / str(execution.compiled), Silent()),
             weight_groups(network),
-            checkpoint=tmp_path / str(execution.compiled),
-            progress=Silent(),
+            phase="training",
         )
         found.append(network.state_dict())
         assert len(graphs) == execution.compiled  # none for the validation's batches

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from models.checkpoint import load_network, load_spec
-from search.candidate import starts
 from search.plan import planned_trials
 from search.progress import Progress, Silent, Update
 from search.reference import load_reference
@@ -17,6 +16,7 @@ from search.relaxation import Relaxation
 from search.resolved import resolve
 from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec, StructuresName
+from search.starts import starts
 from search.team import Alone, Several, joining
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
 from tests.unit.search.builders import Listener, relaxed, tiny

@@ -16,8 +16,8 @@ from search.progress import Progress
 from search.recipe import Training
 from search.training import (
     MATRIX_EPOCH,
+    Course,
     NotFiniteError,
-    Phase,
     Problem,
     StoppedError,
     answers,
@@ -48,18 +48,10 @@ def train(
     checkpoint: Path,
     *,
     progress: Progress | None = None,
-    last: int = EPOCHS,
-    name: str = "training",
+    phase: str = "training",
 ) -> dict[str, Tensor]:
-    phase = Phase(name, 0, last, EPOCHS)
-    fit(
-        module,
-        problem,
-        phase,
-        weight_groups(module),
-        checkpoint=checkpoint,
-        progress=progress or Listener(),
-    )
+    course = Course(problem, EPOCHS, checkpoint, progress or Listener())
+    fit(module, course, weight_groups(module), phase=phase)
     return module.state_dict()
 
 
@@ -86,7 +78,9 @@ def test_resumed_after_an_epoch_equals_uninterrupted(
     trained: Trained, problem: Problem, tmp_path: Path, done: int
 ) -> None:
     whole = train(network(trained), problem, tmp_path / "whole")
-    train(network(trained), problem, tmp_path / "parts", last=done)
+    stop = Listener(stop_after=done * problem.steps_per_epoch)
+    with pytest.raises(StoppedError):
+        train(network(trained), problem, tmp_path / "parts", progress=stop)
     assert same(train(network(trained), problem, tmp_path / "parts"), whole)
 
 
@@ -115,10 +109,10 @@ def test_a_checkpoint_of_another_phase_is_not_resumed(
     trained: Trained, problem: Problem, checkpoint: Path
 ) -> None:
     assert checkpoint_phase(checkpoint) is None
-    train(network(trained), problem, checkpoint, name="learning")
+    train(network(trained), problem, checkpoint, phase="learning")
     assert checkpoint_phase(checkpoint) == "learning"
     listener = Listener()
-    train(network(trained), problem, checkpoint, name="tuning", progress=listener)
+    train(network(trained), problem, checkpoint, phase="tuning", progress=listener)
     assert listener.updates[0].done == 1
     assert checkpoint_phase(checkpoint) == "tuning"
 
@@ -173,16 +167,9 @@ def test_the_step_of_a_loss_that_turns_into_no_number_is_named(
             with torch.no_grad():
                 module.get_parameter("head.weight").fill_(math.inf)
 
+    course = Course(problem, EPOCHS, checkpoint, Listener())
     with pytest.raises(NotFiniteError, match="step 8, first seen in layer head"):
-        fit(
-            module,
-            problem,
-            Phase("training", 0, EPOCHS, EPOCHS),
-            weight_groups(module),
-            checkpoint=checkpoint,
-            progress=Listener(),
-            after_step=spoil,
-        )
+        fit(module, course, weight_groups(module), phase="training", after_step=spoil)
 
 
 def test_weights_spoilt_by_the_very_last_step_of_an_epoch_are_noticed(
@@ -195,16 +182,9 @@ def test_weights_spoilt_by_the_very_last_step_of_an_epoch_are_noticed(
             with torch.no_grad():
                 module.get_parameter("head.weight").fill_(math.nan)
 
+    course = Course(problem, 1, checkpoint, Listener())
     with pytest.raises(NotFiniteError, match="step 5, first seen in layer head"):
-        fit(
-            module,
-            problem,
-            Phase("training", 0, 1, 1),
-            weight_groups(module),
-            checkpoint=checkpoint,
-            progress=Listener(),
-            after_step=spoil,
-        )
+        fit(module, course, weight_groups(module), phase="training", after_step=spoil)
     assert checkpoint_phase(checkpoint) is None
 
 
@@ -336,15 +316,8 @@ def test_the_rate_and_a_groups_factor_set_how_fast_weights_move(
     def rated(module: nn.Module) -> list[tuple[str, Tensor]]:
         return [(name, p.detach()) for name, p in module.named_parameters() if p.ndim > 1]
 
-    fit(
-        module,
-        problem,
-        Phase("training", 0, 1, 1),
-        groups,
-        checkpoint=checkpoint,
-        progress=Listener(),
-        after_step=note,
-    )
+    course = Course(problem, 1, checkpoint, Listener())
+    fit(module, course, groups, phase="training", after_step=note)
     first_share = learning_rate_share(0, problem.steps_per_epoch)
     # Adam's first step is the rate itself, wherever there is a gradient; decay adds a little.
     assert max(rates[0]) == pytest.approx(problem.rate * first_share, rel=0.05)
@@ -359,15 +332,18 @@ def test_what_depends_on_the_step_is_set_before_the_loss_is_taken(
     module.register_forward_pre_hook(lambda *_: order.append(("forward", module.training)))
     fit(
         module,
-        problem,
-        Phase("training", 0, 1, 1),
+        Course(
+            problem,
+            1,
+            checkpoint,
+            Listener(),
+            after_epoch=lambda done, _loss: order.append(("epoch", done)),
+        ),
         weight_groups(module),
-        checkpoint=checkpoint,
-        progress=Listener(),
+        phase="training",
         before_step=lambda step: order.append(("before", step)),
         after_backward=lambda step: order.append(("backward", step)),
         after_step=lambda step: order.append(("after", step)),
-        after_epoch=lambda done, _loss: order.append(("epoch", done)),
     )
     names = ["before", "forward", "backward", "after"]
     steps = [entry for entry in order if entry[0] != "forward"]
