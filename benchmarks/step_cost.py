@@ -68,7 +68,7 @@ def cell(name: str, settings: LearnerSettings, *, batch: int, steps: int) -> dic
     measured = profile(dense, data, resolved, Silent())
     problem = Problem(data, None, spec.training, spec.training.tuning_rate, 0)
     settled = Settled(resolved, dense, measured)
-    relaxed = relaxed_network(settled, settings, problem, steps=steps)
+    relaxed = relaxed_network(settled, settings, problem, steps=steps, progress=Silent())
     learner = relaxed.learner
 
     rival = copy.deepcopy(dense)

@@ -22,6 +22,7 @@ from models.structures import Structure
 from models.structures.sizes import CLOSED_KINDS, Kind, largest_within
 from search.allocate import Item, allocate
 from search.profile import Awareness, LayerProfile, Profile
+from search.progress import Progress, followed
 from search.resolved import ResolvedSearch
 
 KEPT = (0, 1 / 3, 2 / 3)  # of a layer's ranks: an alternative gets what the others cost
@@ -71,18 +72,23 @@ class Start:
 
 
 def allocate_mixtures(
-    measured: Profile, resolved: ResolvedSearch, cost: int, aware: Awareness
+    measured: Profile,
+    resolved: ResolvedSearch,
+    cost: int,
+    aware: Awareness,
+    progress: Progress,
 ) -> list[Start]:
     """Choose every layer's alternative for the least expected harm, and its rank at a cost.
 
     Alternatives leave whole or not at all, so they are chosen for the budget; what the cost allows
-    beyond it goes to the ranks.
+    beyond it goes to the ranks. Raises StoppedError between two layers.
     """
     kinds = [kind for kind in resolved.structures if kind in BESIDE]
     ranks, _ = measured.allocate_ranks(resolved, resolved.budget, aware)
+    layers = list(zip(measured.layers, ranks, strict=True))
     choices = [
         mixtures(p, resolved.counted, rank, aware, kinds)
-        for p, rank in zip(measured.layers, ranks, strict=True)
+        for p, rank in followed(layers, progress, "start", unit="layer")
     ]
     chosen = _allocated(measured, resolved, resolved.budget, choices)
     if cost == resolved.budget:

@@ -3,7 +3,7 @@
 import copy
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -22,6 +22,7 @@ from search.families import KINDS, Family, best_of, even_members
 from search.in_time import members_in_time, ranks_in_time
 from search.menu_making import build_item
 from search.profile import LayerProfile, Profile
+from search.progress import Progress, Silent, followed
 from search.resolved import ResolvedSearch
 from search.spec import BudgetUnreachable, BuiltBaseline, LearnerSettings
 from search.within_time import within_time
@@ -50,14 +51,20 @@ def build_baseline(
     *,
     generator: torch.Generator,
     clock: Clock | None = None,
+    progress: Progress | None = None,
 ) -> Built:
     """Return the family's network, ready for training; BudgetUnreachable where it has none.
 
     Under a budget in time `clock` says whether it is within it; layers better run dense stay so.
+    Raises StoppedError between the projections of two layers.
     """
-    known: Projections = {}
     build = partial(
-        _built, name, reference, measured, generator=generator, clock=clock, known=known
+        _built,
+        *(name, reference, measured),
+        generator=generator,
+        clock=clock,
+        known={},
+        progress=progress or Silent(),
     )
     if clock is None or name == "dense_shrunk":
         return build(resolved)
@@ -73,6 +80,7 @@ def _built(
     generator: torch.Generator,
     clock: Clock | None,
     known: Projections,
+    progress: Progress,
 ) -> Built:
     match name:
         case "dense_shrunk":
@@ -88,9 +96,11 @@ def _built(
             ranks, _ = measured.allocate_ranks(resolved, resolved.budget, "output")
             return exchanged(reference, resolved, low_rank_layers(measured, resolved, ranks))
         case "block_diagonal" | "monarch" | "btt" | "blast" | "tensor_train":
-            return exchanged(reference, resolved, _uniform(name, measured, resolved, known))
+            layers = _uniform(name, measured, resolved, known, progress)
+            return exchanged(reference, resolved, layers)
         case "allocated_structures":
-            return exchanged(reference, resolved, allocated(measured, resolved, known))
+            layers = allocated(measured, resolved, known, progress)
+            return exchanged(reference, resolved, layers)
         case _:
             assert_never(name)
 
@@ -170,37 +180,42 @@ def uniform_ranks(resolved: ResolvedSearch, budget: int) -> list[int]:
 
 
 def _uniform(
-    family: Family, measured: Profile, resolved: ResolvedSearch, known: Projections
+    family: Family,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    known: Projections,
+    progress: Progress,
 ) -> dict[str, StructuredLinear]:
-    """Give every layer the same share of its dense cost."""
+    """Give every layer the same share of its dense cost; what is better run dense is left out."""
+    members: Mapping[str, Sequence[Structure]]
     if resolved.quantity == "latency":
-        chosen = members_in_time(resolved, KINDS[family], resolved.budget)
-        found = {}
-        for p in measured.layers:
-            key = p.layer.name, chosen[p.layer.name]
-            if key[1]:
-                if key not in known:
-                    known[key] = best_of(p, key[1])
-                found[p.layer.name] = known[key]
-        return found
-    members = even_members(family, [p.layer for p in measured.layers], resolved)
-    return {p.layer.name: best_of(p, members[p.layer.name]) for p in measured.layers}
+        members = members_in_time(resolved, KINDS[family], resolved.budget)
+    else:
+        members = even_members(family, [p.layer for p in measured.layers], resolved)
+    found = {}
+    for p in followed(measured.layers, progress, "projection", unit="layer"):
+        sizes = tuple(members[p.layer.name])
+        if sizes:
+            key = p.layer.name, sizes
+            if key not in known:
+                known[key] = best_of(p, sizes)
+            found[p.layer.name] = known[key]
+    return found
 
 
 def allocated(
-    measured: Profile, resolved: ResolvedSearch, known: Projections | None = None
+    measured: Profile, resolved: ResolvedSearch, known: Projections, progress: Progress
 ) -> dict[str, StructuredLinear]:
     """Give every layer what the allocation over the whole menu chooses for it."""
     menu = measured.menu.priced(resolved) if resolved.quantity == "latency" else measured.menu
     items = menu.allocate(resolved, resolved.budget).items
-    made: Projections = {} if known is None else known
     found = {}
-    for p in measured.layers:
+    for p in followed(measured.layers, progress, "projection", unit="layer"):
         item = items[p.layer.name]
         key = p.layer.name, (item.structure,)
-        if key not in made:
-            made[key] = build_item(p, item)
-        found[p.layer.name] = made[key]
+        if key not in known:
+            known[key] = build_item(p, item)
+        found[p.layer.name] = known[key]
     return found
 
 

@@ -17,6 +17,7 @@ from search.fitting import best_fit
 from search.gradient import Constraint, Learner
 from search.linearised import constraint_in_time
 from search.profile import Profile
+from search.progress import Progress
 from search.relaxation import Relaxation
 from search.scratch import relax_from_scratch, scratch_groups
 from search.settling import Settled
@@ -69,6 +70,7 @@ def relaxed_network(
     problem: Problem,
     *,
     steps: int,
+    progress: Progress,
     clock: Clock | None = None,
 ) -> Relaxed:
     """Relax the eligible layers of the reference, or of a network drawn anew, on the device.
@@ -82,7 +84,7 @@ def relaxed_network(
         # The reference's curvature says nothing of another network.
         settings = settings.model_copy(update={"metric": _observable(settings.metric)})
     else:
-        network, relaxation = relax(settled.network, measured, resolved, settings)
+        network, relaxation = relax(settled.network, measured, resolved, settings, progress)
     network.to(problem.engine.device)
     constraint = (
         Constraint.of(resolved)
@@ -115,7 +117,9 @@ def _relaxed(
     structure, with the optimiser's moments kept, and hardening changes no number.
     """
     problem, resolved = course.problem, settled.resolved
-    relaxed = relaxed_network(settled, settings, problem, steps=course.steps, clock=clock)
+    relaxed = relaxed_network(
+        settled, settings, problem, steps=course.steps, progress=course.progress, clock=clock
+    )
     network, relaxation, learner = relaxed.network, relaxed.relaxation, relaxed.learner
     team, rate = problem.engine.team, settings.structural_rate * problem.rate
 
@@ -177,10 +181,12 @@ def _best_before_training(
             clock,
             resolved,
             settled.network,
-            lambda target: exchanged(settled.network, resolved, allocated(measured, target, known)),
+            lambda target: exchanged(
+                settled.network, resolved, allocated(measured, target, known, course.progress)
+            ),
         )
     static = settings.model_copy(update={"start_excess": 1.0, "group": 1})
-    _, relaxation = relax(settled.network, measured, resolved, static)
+    _, relaxation = relax(settled.network, measured, resolved, static, course.progress)
     constraint = Constraint.of(resolved)
     relaxed = tuple(relaxation.layers.values())
     fill_groups(relaxed, constraint.weights, constraint.budget, pieces="ranks")

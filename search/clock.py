@@ -30,10 +30,9 @@ from models.structures.sizes import Kind, grid, saves
 from search.evaluation import BATCH, alone
 from search.forms import load_choices, processor, save_choices
 from search.latency_table import DenseTime, LatencyTable, LayerShape, MeasuredUse, TimeCurve
-from search.progress import Progress, Update
+from search.progress import Progress, followed
 from search.resolved import ResolvedSearch
 from search.rules import smallest_member
-from search.training import stop_if_asked
 
 TIMED_SHARES = (0.02, 0.07, 0.15, 0.3, 0.5, 0.7)  # of the dense MACs: sizes beside the smallest
 REPEATS = 2  # of every timing, of which the least counts
@@ -197,11 +196,10 @@ class Clock:
         names = [layer.name for layer in layers]
         network_seconds, seconds = _in_network(whole, inputs[: self.batch], names)
         pairs = [(shape, kind) for shape in shapes for kind in kinds if saves(kind) == "macs"]
-        curves = []
-        for index, (shape, kind) in enumerate(pairs):
-            stop_if_asked(progress)
-            progress.report(Update("timing", index, len(pairs), unit="kind"))
-            curves.append(self._curve(shape, kind))
+        curves = [
+            self._curve(shape, kind)
+            for shape, kind in followed(pairs, progress, "timing", unit="kind")
+        ]
         return LatencyTable(
             batch=self.batch,
             network_seconds=network_seconds,

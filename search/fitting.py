@@ -17,10 +17,9 @@ from models.structured.low_rank import LowRankLinear, decompose
 from models.structured.sums import SumLinear
 from models.structures.sizes import KINDS, Kind
 from search.alternatives import BESIDE, alternated, nearest
-from search.progress import Progress, Update
+from search.progress import Progress, followed
 from search.resolved import ResolvedSearch
 from search.spec import Space
-from search.training import stop_if_asked
 
 RESTARTS = 3
 FINALISTS = 4  # structures that are fitted from all starts
@@ -75,10 +74,11 @@ def best_fit(
             found.append(Fitted(candidate, relative_error(candidate, weight)))
             if found[-1].error < EXACT:
                 return candidate
-    best = []
-    for one in sorted(found, key=lambda one: one.error)[:FINALISTS]:
-        stop_if_asked(progress)
-        best.append(restarted(one, weight, seed=seed))
+    finalists = sorted(found, key=lambda one: one.error)[:FINALISTS]
+    best = [
+        restarted(one, weight, seed=seed)
+        for one in followed(finalists, progress, "descent", unit="structure")
+    ]
     return min(best, key=lambda one: one.error).layer
 
 
@@ -114,17 +114,12 @@ def _members(
     progress: Progress,
 ) -> Iterator[StructuredLinear]:
     """Yield the nearest of every kind, and sums with low rank, within so many MACs."""
-    total = len(singles) + len(sums)
-    for index, kind in enumerate(singles):
-        stop_if_asked(progress)
-        progress.report(Update("fitting", index, total, unit="kind"))
-        member = nearest(kind, weight, None, macs)
-        if member is not None:
+    attempts = [(kind, False) for kind in singles] + [(kind, True) for kind in sums]
+    for kind, with_low_rank in followed(attempts, progress, "fitting", unit="kind"):
+        if with_low_rank:
+            yield from _sums(weight, kind, macs)
+        elif (member := nearest(kind, weight, None, macs)) is not None:
             yield member
-    for index, kind in enumerate(sums, len(singles)):
-        stop_if_asked(progress)
-        progress.report(Update("fitting", index, total, unit="kind"))
-        yield from _sums(weight, kind, macs)
 
 
 def _sums(

@@ -117,6 +117,7 @@ def _baseline(run: TrialRun) -> TrialOutcome:
         settled.resolved,
         generator=torch.Generator().manual_seed(run.seed),
         clock=run.clock,
+        progress=run.progress,
     )
     return _tuned(run, reference, built, from_scratch=family == "dense_shrunk")
 

@@ -20,7 +20,7 @@ from search.importance import importances
 from search.latency_table import load_times
 from search.limits import exceeded
 from search.plan import PlannedTrial
-from search.progress import Progress, Update
+from search.progress import Progress, followed
 from search.report import (
     PLAIN,
     BudgetResult,
@@ -32,7 +32,7 @@ from search.report import (
 from search.resolved import ResolvedSearch
 from search.sampler import Limits
 from search.spec import SearchSpec
-from search.training import evaluate, stop_if_asked
+from search.training import evaluate
 from search.trial import FinishedTrial
 
 
@@ -80,11 +80,10 @@ def measure(
     complete = [trial for trial in history if trial.state == "COMPLETE"]
     firsts = [trial for trial in complete if not trial.planned.repeat]
     dense = load_network(_exported(firsts[0])).to(device)
-    read = []
-    for index, trial in enumerate(firsts):
-        stop_if_asked(progress)
-        progress.report(Update("measurement", index, len(firsts), unit="network"))
-        read.append(_read(trial, data, dense, resolved, lock=lock, kept=kept, seed=spec.seed))
+    read = [
+        _read(trial, data, dense, resolved, lock=lock, kept=kept, seed=spec.seed)
+        for trial in followed(firsts, progress, "measurement", unit="network")
+    ]
     best = _best_of_each_budget(read, spec.limits, resolved)
     rows = [
         ReportRow.model_validate(

@@ -27,10 +27,9 @@ from models.structures import Dense, LowRank, Structure
 from models.structures.sizes import CLOSED_KINDS, GRID_KINDS, SHARES, Kind, budgets, largest_within
 from search.menu import LayerMenu, Menu, MenuItem
 from search.profile import LayerProfile, Profile
-from search.progress import Progress, Update
+from search.progress import Progress, followed
 from search.resolved import ResolvedSearch
 from search.rules import MenuKind, smallest_member
-from search.training import stop_if_asked
 
 SIZES = 48  # of a nested kind on a menu, but for low rank: its ranks are all there
 ANCHORS = (0.07, 0.2, 0.5)  # shares of dense at which a nested kind is measured, not interpolated
@@ -66,9 +65,7 @@ def make_menu(
     with _side_by_side() as pool:
         made = [pool.submit(_layer_menu, p, resolved, asked, known) for p in measured.layers]
         menus, fits = [], dict(known)
-        for index, future in enumerate(made):
-            stop_if_asked(progress)
-            progress.report(Update("menu", index, len(made), unit="layer"))
+        for future in followed(made, progress, "menu", unit="layer"):
             menu, found = future.result()
             menus.append(menu)
             fits |= found

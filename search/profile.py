@@ -24,9 +24,9 @@ from models.structured.low_rank import Decomposition, decompose
 from search.allocate import Allocation, Item, allocate
 from search.data import Data
 from search.menu import Menu
-from search.progress import Progress, Update
+from search.progress import Progress, followed
 from search.resolved import ResolvedSearch
-from search.training import answers, divergence, pass_size, stop_if_asked, task_loss
+from search.training import answers, divergence, pass_size, task_loss
 
 Awareness = Literal["output", "answer"]
 CALIBRATION = 1000  # training samples that the statistics are taken from
@@ -132,9 +132,7 @@ def profile(
     rises = _Rises(network, data, kept=kept)
     share = resolved.budget / resolved.dense_cost
     profiles = []
-    for index, layer in enumerate(layers):
-        stop_if_asked(progress)
-        progress.report(Update("profile", index, len(layers), unit="layer"))
+    for layer in followed(layers, progress, "profile", unit="layer"):
         module = dense_layer(network, layer.name)
         terms = _terms(f"{layer.name}.output", tensors)
         rank = max(1, int(share * layer.rows * layer.columns / (layer.rows + layer.columns)))
@@ -182,8 +180,7 @@ def _statistics(
     if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
         curvatures = output_curvatures(network, names, inputs)
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        stop_if_asked(progress)
+    for name in followed(names, progress, "decomposition", unit="layer"):
         weight = dense_layer(network, name).weight.detach().cpu()
         plain = decompose(weight, moments[name])
         aware = decompose(weight, moments[name], curvatures[name]) if curvatures else plain

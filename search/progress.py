@@ -1,8 +1,14 @@
 """How a running trial speaks with whoever runs it: it reports, and asks whether to stop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
+
+Item = TypeVar("Item")
+
+
+class StoppedError(Exception):
+    """Asked to stop; the newest checkpoint is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +60,17 @@ class Recorder:
     def should_stop(self) -> bool:
         """Whether the one within is told to."""
         return self.inner.should_stop()
+
+
+def stop_if_asked(progress: Progress) -> None:
+    """Raise StoppedError where whoever runs the trial wants it to end."""
+    if progress.should_stop():
+        raise StoppedError
+
+
+def followed(items: Sequence[Item], progress: Progress, phase: str, *, unit: str) -> Iterator[Item]:
+    """Yield the items, each after its number was reported. Raises StoppedError between two."""
+    for index, item in enumerate(items):
+        stop_if_asked(progress)
+        progress.report(Update(phase, index, len(items), unit=unit))
+        yield item

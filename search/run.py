@@ -12,13 +12,13 @@ from search.fetch import FOLDER, DataMissing
 from search.kinds import PrunedError, finish, take_part
 from search.orders import Orders
 from search.plan import PlannedTrial, planned_trials
-from search.progress import Progress, Recorder, Silent
+from search.progress import Progress, Recorder, Silent, StoppedError
 from search.report import Report
 from search.resolved import resolve
 from search.sampling import propose
 from search.spec import BudgetUnreachable, LearnerSettings, SearchSpec, SpecError
 from search.team import Dismissed
-from search.training import NotFiniteError, StoppedError
+from search.training import NotFiniteError
 from search.trial import FinishedTrial, TrialOutcome
 from search.trial_run import prepare
 from search.warm import EarlierCandidate

@@ -10,13 +10,22 @@ from search.alternatives import Mixture, Start, allocate_mixtures
 from search.baselines import uniform_ranks
 from search.linearised import longest_rank
 from search.profile import Awareness, Profile
+from search.progress import Progress, Silent
 from search.relaxation import Relaxation, RelaxedLinear
 from search.resolved import ResolvedSearch
 from search.spec import LearnerSettings
 
 
-def starts(measured: Profile, resolved: ResolvedSearch, settings: LearnerSettings) -> list[Start]:
-    """Allocate the start's cost: alternatives where they compete, and whole groups of terms."""
+def starts(
+    measured: Profile,
+    resolved: ResolvedSearch,
+    settings: LearnerSettings,
+    progress: Progress | None = None,
+) -> list[Start]:
+    """Allocate the start's cost: alternatives where they compete, and whole groups of terms.
+
+    Raises StoppedError between two layers.
+    """
     cost = min(int(settings.start_excess * resolved.budget), resolved.dense_cost)
     aware = awareness(settings)
     if settings.structures in ("auto", "rectangles"):
@@ -25,7 +34,7 @@ def starts(measured: Profile, resolved: ResolvedSearch, settings: LearnerSetting
             Start(Mixture(None, 0, p.terms(aware), p.errors(aware)), rank)
             for p, rank in zip(measured.layers, ranks, strict=True)
         ]
-    found = allocate_mixtures(measured, resolved, cost, aware)
+    found = allocate_mixtures(measured, resolved, cost, aware, progress or Silent())
     return [
         Start(start.mixture, _whole_groups(start.rank, layer, settings.group))
         for start, layer in zip(found, resolved.layers, strict=True)
@@ -66,7 +75,11 @@ def _whole_groups(rank: int, layer: LayerSpec, group: int) -> int:
 
 
 def relax(
-    reference: nn.Module, measured: Profile, resolved: ResolvedSearch, settings: LearnerSettings
+    reference: nn.Module,
+    measured: Profile,
+    resolved: ResolvedSearch,
+    settings: LearnerSettings,
+    progress: Progress | None = None,
 ) -> tuple[nn.Module, Relaxation]:
     """Return a copy of the reference whose eligible layers are relaxed low-rank terms.
 
@@ -74,7 +87,9 @@ def relax(
     """
     network = copy.deepcopy(reference)
     layers = {}
-    for p, start in zip(measured.layers, starts(measured, resolved, settings), strict=True):
+    for p, start in zip(
+        measured.layers, starts(measured, resolved, settings, progress), strict=True
+    ):
         # What begins without any term has one that is dead, and may come to life with the filling.
         terms = start.rank or min(settings.group, p.layer.rows, p.layer.columns)
         layer = RelaxedLinear(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.spec import ImageTask, MatrixTask, TextTask
 from search.compute import HERE, Engine
 from search.data import Data, Split
-from search.progress import Progress, Update
+from search.progress import Progress, StoppedError, Update, stop_if_asked
 from search.recipe import Training
 from search.resumption import Checkpoint
 
@@ -23,10 +23,6 @@ PASS = 250  # samples of one pass where nothing is learned
 PASS_CHARACTERS = 2**14  # the same of a text
 CHECKPOINT = "checkpoint.safetensors"  # in a trial's folder
 WARMUP = 0.05  # share of the steps over which the learning rate rises
-
-
-class StoppedError(Exception):
-    """Asked to stop; the newest checkpoint is kept."""
 
 
 class NotFiniteError(ArithmeticError):
@@ -166,12 +162,6 @@ def evaluate(network: nn.Module, data: Data, split: Split) -> tuple[float, float
             right += int((outputs.argmax(-1) == targets).sum())
     loss /= len(split)
     return loss, None if isinstance(data.task, MatrixTask) else right / split.targets.numel()
-
-
-def stop_if_asked(progress: Progress) -> None:
-    """Raise StoppedError where whoever runs the trial wants it to end."""
-    if progress.should_stop():
-        raise StoppedError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from models.spec import Mlp
 from search.data import image_data, matrix_data
 from search.gradient import Constraint, Learner
 from search.profile import Profile, profile
-from search.progress import Silent
+from search.progress import Silent, StoppedError
 from search.recipe import Training
 from search.relaxation import Relaxation
 from search.resolved import resolve
 from search.spec import LearnerSettings
 from search.starts import relax
-from search.training import Course, Problem, StoppedError, fit, weight_groups
+from search.training import Course, Problem, fit, weight_groups
 from tests.unit.search.builders import Listener, mixed_matrix, relaxed, tiny
 
 

@@ -12,6 +12,7 @@ from models.structured.low_rank import decompose
 from models.structures import BlockDiagonal, Btt, Diagonals, Kronecker, LowRank, Structure, Sum
 from search.alternatives import allocate_mixtures, alternated
 from search.plan import planned_trials
+from search.progress import Silent
 from search.run import SearchResult, run_search
 from search.sampling import TURNS, propose
 from search.spec import LearnerSettings, StructuresName
@@ -115,7 +116,7 @@ def test_alternatives_leave_room_within_the_budget_and_ranks_take_the_rest(
 ) -> None:
     resolved, measured = trained.resolved, trained.reference.profile
     cost = int(excess * resolved.budget)
-    found = allocate_mixtures(measured, resolved, cost, "answer")
+    found = allocate_mixtures(measured, resolved, cost, "answer", Silent())
     sides = [layer.rows + layer.columns for layer in resolved.layers]
     beside = sum(start.mixture.size for start in found)
     terms = sum(start.rank * each for start, each in zip(found, sides, strict=True))

@@ -15,13 +15,13 @@ from search.budget import group_cost, relaxed_cost
 from search.candidate import learn, learning_steps
 from search.discretize import harden
 from search.gradient import Constraint
-from search.progress import Progress
+from search.progress import Progress, StoppedError
 from search.relaxation import round_support
 from search.scratch import relax_from_scratch
 from search.settling import Settled
 from search.spec import LearnerSettings, StartName
 from search.starts import relax, start_ranks
-from search.training import CHECKPOINT, Course, Problem, StoppedError, evaluate
+from search.training import CHECKPOINT, Course, Problem, evaluate
 from tests.unit.search.builders import Listener
 from tests.unit.search.conftest import Trained
 

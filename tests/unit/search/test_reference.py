@@ -7,11 +7,10 @@ import torch
 
 from search.data import Data, load_data
 from search.profile import Awareness
-from search.progress import Progress
+from search.progress import Progress, StoppedError
 from search.reference import load_reference, make_reference, reference_key
 from search.resolved import resolve
 from search.spec import SearchSpec
-from search.training import StoppedError
 from tests.unit.search.builders import Listener, matrix_spec, mixed_matrix, tiny, upload
 from tests.unit.search.conftest import Trained
 

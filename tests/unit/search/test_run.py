@@ -20,11 +20,12 @@ from search.forms import forms_file, load_choices, save_choices
 from search.pareto import beats, hypervolume
 from search.plan import planned_trials
 from search.profile_report import ProfileReport
+from search.progress import StoppedError
 from search.report import Report, ReportRow
 from search.resolved import ResolvedSearch, resolve
 from search.run import SearchResult, run_search
 from search.spec import SearchSpec, SpecError
-from search.training import StoppedError, evaluate
+from search.training import evaluate
 from tests.unit.search.builders import (
     Listener,
     fetched_text,

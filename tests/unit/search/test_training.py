@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from models.networks.build import build_network
 from models.spec import TextTask
 from search.data import Data, matrix_data, text_data
-from search.progress import Progress
+from search.progress import Progress, StoppedError
 from search.recipe import Training
 from search.training import (
     MATRIX_EPOCH,
     Course,
     NotFiniteError,
     Problem,
-    StoppedError,
     answers,
     checkpoint_phase,
     evaluate,
