@@ -12,9 +12,11 @@ from uuid import uuid4
 from celery import Celery
 from kombu.exceptions import KombuError
 from kombu.transport import filesystem
+from opentelemetry.trace import SpanKind
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
+from service import tracing
 from service.settings import Settings, get_settings
 
 RUN_TRIAL = "matnas.run_trial"
@@ -68,7 +70,9 @@ def send_after_commit(session: Session, trial_ids: Iterable[str]) -> None:
 def _send(trial_ids: tuple[str, ...]) -> None:
     for trial_id in trial_ids:
         try:
-            celery_app().send_task(RUN_TRIAL, args=[trial_id], retry=False)
+            with tracing.span(f"{RUN_TRIAL} send", kind=SpanKind.PRODUCER):
+                headers = {"traceparent": tracing.here()}
+                celery_app().send_task(RUN_TRIAL, args=[trial_id], retry=False, headers=headers)
         except (KombuError, OSError) as error:
             # The rows are committed, and are hinted again: a broker's absence refuses no search.
             log.warning("no hint could be sent for trial %s: %s", trial_id, error)

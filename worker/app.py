@@ -4,7 +4,7 @@ from typing import Any
 
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
 
-from service import logs
+from service import logs, tracing
 from service.db.session import Database
 from service.queue import celery_app
 from service.settings import get_settings
@@ -16,6 +16,7 @@ from worker.tasks import register
 
 app = celery_app()
 settings = get_settings()
+tracing.configure("matnas-worker")
 database = Database(settings.database)
 children = Children(settings, database)
 recovery = Recovery(settings, database)

@@ -12,7 +12,7 @@ from typing import final
 from sqlalchemy.exc import DBAPIError
 
 from models.durable import wants_room
-from service import jobs, logs
+from service import jobs, logs, tracing
 from service.artifacts import ArtifactStore
 from service.db.session import Database, clock
 from service.lifecycle import Reason
@@ -47,7 +47,9 @@ class Children:
         claim = None if self._stopping.is_set() else self._claim(trial_id)
         if claim is None:
             return
-        with logs.about(**facts(claim)):
+        known = facts(claim)
+        # In the trace of the request that asked for the search, whoever sent this hint.
+        with logs.about(**known), tracing.span("matnas.trial", parent=claim.trace, facts=known):
             self._attempt(trial_id, claim)
         send_hints(self._settings, self._database)
 
@@ -94,6 +96,7 @@ class Children:
                     # Idle threads that spin cost a busy neighbour nine tenths of its speed.
                     "OMP_WAIT_POLICY": "PASSIVE",
                     "OMP_NUM_THREADS": str(self._settings.trial_threads),
+                    "TRACEPARENT": tracing.here() or "",
                 },
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -30,7 +30,7 @@ def orphaned(parent: int) -> bool:
     return os.getppid() != parent
 
 
-def facts(claim: jobs.Claim) -> dict[str, object]:
+def facts(claim: jobs.Claim) -> dict[str, str | int | None]:
     """What is logged of an attempt says so."""
     return {
         "request_id": claim.request_id,

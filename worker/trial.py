@@ -17,7 +17,7 @@ from models.durable import wants_room
 from models.spec import Matrix
 from search.spec import LearnerSettings
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
-from service import jobs, logs
+from service import jobs, logs, tracing
 from service.artifacts import LIST, ArtifactStore, make_store
 from service.db.session import Database, clock
 from service.errors import ArtifactNotFound
@@ -37,6 +37,7 @@ def main(trial_id: str, attempt: int, parent: int) -> int:
     die_with(parent)
     settings = get_settings()
     logs.configure(settings)
+    tracing.configure("matnas-trial")
     database = Database(settings.database)
     with database.read() as session:
         claim = jobs.claimed(session, trial_id, attempt=attempt)
@@ -48,8 +49,11 @@ def main(trial_id: str, attempt: int, parent: int) -> int:
     # The worker speaks for a terminal's Ctrl-C: its child is asked once, by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: progress.leave())
-    with progress:
-        left = _attempt(claim, progress, settings, database)
+    try:
+        with progress, tracing.span("matnas.attempt", parent=os.environ.get("TRACEPARENT")):
+            left = _attempt(claim, progress, settings, database)
+    finally:
+        tracing.flush()
     database.dispose()
     return LEFT if left else 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 
-from service import logs
+from service import logs, tracing
 from service.api import problems
 from service.api.documented import EVERYWHERE, describe
 from service.api.door import ANSWERS, Door
@@ -37,6 +37,7 @@ from service.settings import Settings, get_settings
 
 # A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
 ROUTES = (searches, trials, events, artifacts, compare, catalogue, quota, workers, health)
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 # Whatever the method, these want a key with the scope `admin`.
 ADMINISTRATION = (keys, webhooks)
 
@@ -45,7 +46,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Build the application; uvicorn calls this with the environment's settings."""
     installation = settings or get_settings()
     logs.configure(installation, "service", "uvicorn")
+    tracing.configure("matnas-api")
     app = FastAPI(
+        # Spans of requests; metrics are at /metrics, and the log has the rest.
+        telemetry={
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+            "exclude": lambda scope: scope["path"].removeprefix("/v1") in PROBES,
+        },
         title="matnas",
         summary="Neural architecture search over matrix structures, as a service.",
         version=version("matnas"),
@@ -96,6 +106,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
     finally:
         app.state.database.dispose()
+        tracing.flush()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, make_url,
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from service import tracing
+
 # A writer waits this long for another's transaction, each of which takes milliseconds.
 BUSY_TIMEOUT_SECONDS = 30.0
 
@@ -20,6 +22,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
+        tracing.watch(self.engine)
         self._reading = self.engine.execution_options(matnas_begin="BEGIN")
         if self.engine.dialect.name != "sqlite":
             # Otherwise each statement would see what others have committed since the one before.

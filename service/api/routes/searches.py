@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import Dataset, SearchSpec
-from service import jobs
+from service import jobs, tracing
 from service.api.conditional import IfNoneMatch, tagged
 from service.api.dependencies import (
     Installation,
@@ -317,6 +317,7 @@ class Asked:
             now=now,
             request_id=self.request_id,
             asking=self.asking,
+            trace=tracing.here(),
         )
         answer = SearchAnswer.model_validate(view)
         if key:
