@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := tests/architecture tests/properties $(filter-out %/service %/worker,$(wildcard tests/unit/*))
 TWO_BY_TWO := tests/integration tests/browser tests/unit/service tests/unit/worker tests/golden
 
-.PHONY: help install demo up data check test proof golden format clean
+.PHONY: help install demo up data check audit test proof golden format clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -32,12 +32,16 @@ up: $(STAMP)  ## Start the service and its worker, and keep them running
 data: $(STAMP)  ## Fetch Fashion-MNIST and the State of the Union by apt-get and npm; needs no root
 	$(BIN)/matnas data
 
-check: $(STAMP)  ## Format, lint, types, import contracts, the shape of the code
+check: $(STAMP)  ## Format, lint, types, import contracts, unsafe code, its shape
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive models search service worker examples
 	$(BIN)/python -m pytest -q tests/architecture
+
+audit: $(STAMP)  ## Ask PyPI for known holes in the installed packages; needs the network
+	$(BIN)/pip-audit --skip-editable --progress-spinner off
 
 test: $(STAMP)  ## Run every test, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --cov --cov-report= $(SIDE_BY_SIDE)

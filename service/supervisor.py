@@ -79,7 +79,9 @@ def url_of(listener: socket.socket) -> str:
 
 def url_at(host: str, port: int) -> str:
     """The address as a URL, by way of loopback where it stands for every address."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    with contextlib.suppress(ValueError):
+        if (address := ip_address(host)).is_unspecified:
+            host = "::1" if address.version == 6 else "127.0.0.1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

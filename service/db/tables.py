@@ -349,3 +349,16 @@ class SessionRow(Base):
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+
+
+@final
+class ComputeRow(Base):
+    """What searches that have been deleted had cost a key on a day (UTC)."""
+
+    __tablename__ = "deleted_compute"
+
+    key_id: Mapped[str] = mapped_column(
+        ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True
+    )
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    seconds: Mapped[float]

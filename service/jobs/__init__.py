@@ -50,8 +50,10 @@ from service.jobs.listing import SearchSort, TrialSort, list_searches, page_of_t
 from service.jobs.planning import preferred
 from service.jobs.quotas import (
     DAY,
+    check_compute,
     check_submission,
     check_upload,
+    keep_account,
     midnight,
     no_room,
     quota_of,
@@ -161,6 +163,7 @@ __all__ = [
     "cancel",
     "census",
     "change_webhook",
+    "check_compute",
     "check_submission",
     "check_upload",
     "claim",
@@ -185,6 +188,7 @@ __all__ = [
     "get_trial",
     "get_webhook",
     "hints_due",
+    "keep_account",
     "key_of",
     "key_of_session",
     "kill",

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import final
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.db.tables import ArtifactRow, EventRow, KeyRow, Moment, SearchRow
+from service.db.tables import ArtifactRow, ComputeRow, EventRow, KeyRow, Moment, SearchRow
 from service.errors import QuotaExceeded
 from service.jobs.views import ArtifactView
 from service.lifecycle import LIVE_SEARCH_STATES
@@ -56,7 +56,14 @@ def check_submission(
             f"{most} live searches are as many as the quota allows: "
             f"wait until one has ended, cancel one, {REMEDY}"
         )
-    budget = quota.compute_seconds_a_day
+    check_compute(session, key_id, installation, now=now)
+
+
+def check_compute(
+    session: Session, key_id: str | None, installation: Quota, *, now: datetime
+) -> None:
+    """Refuse more computing where that of today is used up."""
+    budget = quota_of(session, key_id, installation).compute_seconds_a_day
     if budget is not None and (spent := compute_seconds(session, key_id, now=now)) >= budget:
         left = midnight(now) + DAY - now
         raise QuotaExceeded(
@@ -93,14 +100,35 @@ def no_room(room: int) -> QuotaExceeded:
 
 
 def compute_seconds(session: Session, key_id: str | None, *, now: datetime) -> float:
-    """For how long trials have run since midnight, side by side counted each: by their events."""
+    """For how long trials have run since midnight, side by side counted each."""
+    recent = or_(SearchRow.ended_at.is_(None), SearchRow.ended_at >= midnight(now))
+    there = _ran(session, select(SearchRow.id).where(SearchRow.key_id == key_id, recent), now)
+    if key_id is None:
+        return there
+    deleted = session.get(ComputeRow, (key_id, _day(now)))
+    return there + (deleted.seconds if deleted is not None else 0.0)
+
+
+def keep_account(session: Session, search_id: str, *, now: datetime) -> None:
+    """Keep in mind what a search has cost its key today, for it is about to be deleted."""
+    search = session.get(SearchRow, search_id)
+    if search is None or search.key_id is None:
+        return
+    seconds = _ran(session, select(SearchRow.id).where(SearchRow.id == search_id), now)
+    _lock(session, search.key_id)
+    account = session.get(ComputeRow, (search.key_id, _day(now)), populate_existing=True)
+    if account is None:
+        session.add(ComputeRow(key_id=search.key_id, day=_day(now), seconds=seconds))
+    else:
+        account.seconds += seconds
+    session.flush()
+
+
+def _ran(session: Session, searches: Select[str], now: datetime) -> float:
+    """By the events: a trial runs from the one that says so to its next, whichever that is."""
     day = midnight(now)
-    recent = or_(SearchRow.ended_at.is_(None), SearchRow.ended_at >= day)
-    searches = select(SearchRow.id).where(SearchRow.key_id == key_id, recent)
-    # A trial runs from the event that says so to its next, whichever that is.
-    of_trial = [EventRow.search_id, EventRow.trial_number]
     following = func.lead(EventRow.at, type_=Moment()).over(
-        partition_by=of_trial, order_by=EventRow.id
+        partition_by=[EventRow.search_id, EventRow.trial_number], order_by=EventRow.id
     )
     told = (
         select(EventRow.state, EventRow.at.label("began"), following.label("ended"))
@@ -116,6 +144,10 @@ def compute_seconds(session: Session, key_id: str | None, *, now: datetime) -> f
     for began, ended in runs:
         total += max(timedelta(), min(ended or now, now) - max(began, day))
     return total.total_seconds()
+
+
+def _day(now: datetime) -> str:
+    return midnight(now).date().isoformat()
 
 
 def midnight(now: datetime) -> datetime:

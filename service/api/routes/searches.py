@@ -189,6 +189,8 @@ def amend(
     """Change the name, the tags or the priority of a search, or give it more compute."""
     now = clock(session)
     wanted = changes.model_dump(mode="json", exclude_unset=True)
+    if "compute" in wanted:
+        jobs.check_compute(session, asking.key_id, installation.quota, now=now)
     view = jobs.amend(session, search_id, wanted, now=now, request_id=request_id, by=asking.label)
     _hint(session, installation, now)
     return SearchAnswer.model_validate(view)
@@ -197,6 +199,7 @@ def amend(
 @router.delete("/{search_id}", status_code=204, responses=NOT_FOUND | CONFLICT)
 def delete(search_id: str, session: Writing, installation: Installation) -> None:
     """Delete a search that has ended: its rows, and then its files."""
+    jobs.keep_account(session, search_id, now=clock(session))
     jobs.delete_search(session, search_id)
     files = make_store(installation)
     event.listen(session, "after_commit", lambda _: files.remove_search(search_id), once=True)

@@ -97,6 +97,14 @@ def test_computing_is_counted_by_the_day(service: Service) -> None:
         refused(answer, "s of computing are spent today", "midnight")
         assert 0 < int(answer.headers["retry-after"]) <= 86400
         assert one.get("/quota").json()["day_ends_at"].endswith("T00:00:00Z")
+        more = {"compute": {"trials": 3}}
+        refused(one.patch(f"/searches/{search_id}", json=more), "are spent today")
+        # Deleting the evidence gives nothing back.
+        for _ in range(2):
+            before = one.get("/quota").json()["compute_seconds_a_day"]
+            assert one.delete(f"/searches/{search_id}").status_code in {204, 404}
+            assert one.get("/quota").json()["compute_seconds_a_day"] == before
+        refused(one.post("/searches", json=SPEC), "are spent today")
 
 
 def test_uploads_fit_or_are_refused_whole(service: Service) -> None:
