@@ -109,6 +109,8 @@ def _layer_menu(
     rule, layer = resolved.rules.get(p.layer.name), p.layer
     kinds: Sequence[MenuKind] = ("dense", *resolved.structures)
     shares = near_shares(asked, resolved.dense_cost)
+    if "low rank" not in kinds:  # nothing else is there at all sizes, down to the promised least
+        shares = (0.0, *shares)
     if resolved.quantity == "latency":  # a share of the time is reached with fewer MACs
         most = NEAR * max(asked) / resolved.dense_cost
         shares = (0.0, *(share for share in SHARES if share <= most))

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_a_menu_is_the_same_from_one_thread_and_from_two(trained: Trained, tmp_p
         )
         assert torch.get_num_threads() == threads
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("kind", ["Monarch, rank 1", "BLAST, 4 x 4", "tensor train"])
+def test_without_low_rank_the_least_budget_that_is_promised_is_on_the_menu(
+    trained: Trained, kind: str, tmp_path: Path
+) -> None:
+    space = {"structures": [kind], "baselines": []}
+    with pytest.raises(BudgetUnreachable) as refused:
+        resolve(tiny(budget={"absolute": 1}, space=space))
+    (least,) = (int(n) for n in re.findall(r"costs at least (\d+)", str(refused.value)))
+    resolved = resolve(tiny(budget={"absolute": least}, space=space))
+    menu = make_menu(
+        trained.reference.profile, resolved, [least], Silent(), kept=tmp_path / "fits.json"
+    )
+    assert menu.allocate(resolved, least).cost == least
 
 
 def test_sizes_are_fitted_one_by_one_near_the_budgets_only() -> None:
