@@ -4,9 +4,10 @@ import logging
 import os
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
+from time import monotonic
 from typing import final
 
 from sqlalchemy.exc import DBAPIError
@@ -17,14 +18,17 @@ from service.artifacts import ArtifactStore
 from service.db.session import Database, clock
 from service.lifecycle import Reason
 from service.settings import Settings
+from worker.identity import worker_name
 from worker.parent import LEFT, NO_ROOM, facts
 from worker.progress import in_transaction
-from worker.recovery import send_hints, worker_name
+from worker.recovery import send_hints
 
 # How much of a dead trial's log is repeated in the worker's.
 TAIL_BYTES = 4000
 # How soon a client's wish to have a trial killed is heard.
 WATCH_SECONDS = 1.0
+# A process that has not begun after so long never will.
+START_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +117,13 @@ class Children:
                 self._running.discard(process)
 
     def _watch(self, process: subprocess.Popen[bytes], claim: jobs.Claim) -> int:
-        """Wait for the end of a child, and bring it about if the client wants it killed."""
+        """Wait for the end of a child, and bring it about if the client wants it killed.
+
+        It may take long to start: until it keeps its claim by itself, that is done here.
+        """
+        lease = timedelta(seconds=self._settings.lease_seconds)
+        began = due = monotonic()
+        until: datetime | None = claim.lease_until
         while True:
             try:
                 return process.wait(WATCH_SECONDS)
@@ -121,6 +131,10 @@ class Children:
                 if self._is_killed(claim):
                     process.kill()
                     return process.wait()
+            now = monotonic()
+            if until is not None and now - due > lease.total_seconds() / 4:
+                due = now
+                until = self._hold(claim, until, lease) if now - began < START_SECONDS else None
 
     def _is_killed(self, claim: jobs.Claim) -> bool:
         try:
@@ -129,6 +143,14 @@ class Children:
         except DBAPIError as error:
             log.warning("the database did not answer, and is asked again: %s", error.orig)
             return False
+
+    def _hold(self, claim: jobs.Claim, until: datetime, lease: timedelta) -> datetime | None:
+        try:
+            with self._database.write() as session:
+                return jobs.hold(session, claim, until=until, now=clock(session), lease=lease)
+        except DBAPIError as error:
+            log.warning("the database did not answer, the claim is kept later: %s", error.orig)
+            return until
 
     def _release(self, claim: jobs.Claim, code: int, logged: Path) -> None:
         reason, sentence = self._why(code)

@@ -1,9 +1,7 @@
 """Lost and unsent work goes back to the queue: a thread of every worker sees to it."""
 
 import logging
-import os
 import signal
-import socket
 from datetime import timedelta
 from threading import Event, Thread
 from typing import final
@@ -14,13 +12,9 @@ from service import jobs
 from service.db.session import Database, clock
 from service.queue import send_after_commit
 from service.settings import Settings
+from worker.identity import is_gone, worker_name
 
 log = logging.getLogger(__name__)
-
-
-def worker_name() -> str:
-    """What this process is called in leases and events."""
-    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def send_hints(settings: Settings, database: Database) -> None:
@@ -39,8 +33,11 @@ def sweep(settings: Settings, database: Database) -> None:
     with database.write() as session:
         now = clock(session)
         jobs.note_worker(session, worker_name(), now=now)
-        jobs.recover(session, now=now, max_attempts=settings.max_attempts)
+        gone = {name for name in jobs.owners(session) if is_gone(name)}
+        jobs.recover(session, now=now, max_attempts=settings.max_attempts, gone=gone)
     send_hints(settings, database)
+    if settings.heartbeat is not None:
+        settings.heartbeat.touch()
 
 
 @final

@@ -174,6 +174,9 @@ class TrialRow(Base):
     done: Mapped[int | None]
     total: Mapped[int | None]
     unit: Mapped[str | None]
+    # This attempt's beginning, and how long those before it ran.
+    begun_at: Mapped[datetime | None]
+    ran_seconds: Mapped[float] = mapped_column(server_default=text("0"))
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
 

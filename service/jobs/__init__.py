@@ -8,6 +8,7 @@ from service.jobs.attempts import (
     claim,
     claimed,
     finish,
+    hold,
     killed,
     record,
     release,
@@ -61,7 +62,7 @@ from service.jobs.quotas import (
     usage,
 )
 from service.jobs.reading import events, get_search, get_trial, list_trials
-from service.jobs.recovery import hints_due, recover
+from service.jobs.recovery import hints_due, owners, recover
 from service.jobs.resolving import resolve_spec
 from service.jobs.results import (
     compare,
@@ -188,6 +189,7 @@ __all__ = [
     "get_trial",
     "get_webhook",
     "hints_due",
+    "hold",
     "keep_account",
     "key_of",
     "key_of_session",
@@ -207,6 +209,7 @@ __all__ = [
     "no_room",
     "note_worker",
     "open_session",
+    "owners",
     "page_of_trials",
     "pause",
     "points",

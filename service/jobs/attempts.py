@@ -60,12 +60,34 @@ def claim(
         owner=owner,
         lease_until=now + lease,
         started_at=trial.started_at or now,
+        begun_at=now,
     )
     if not taken:
         return None
     if search.state == "QUEUED":
         move_search(session, search, "RUNNING", cause, **_begun(search, spec, now))
     return _claim(session, trial, search, spec)
+
+
+def hold(
+    session: Session, claim: Claim, *, until: datetime, now: datetime, lease: timedelta
+) -> datetime | None:
+    """Keep a claim for a process that is still starting; None once it keeps it itself.
+
+    `until` is what the lease was when this was last done, or when the claim was made.
+    """
+    statement = (
+        update(TrialRow)
+        .where(
+            TrialRow.id == claim.trial_id,
+            TrialRow.attempt == claim.attempt,
+            TrialRow.state == "RUNNING",
+            TrialRow.lease_until == until,
+        )
+        .values(lease_until=now + lease)
+        .execution_options(synchronize_session=False)
+    )
+    return now + lease if rows_changed(session.execute(statement)) else None
 
 
 def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
@@ -225,10 +247,12 @@ def _claim(session: Session, trial: TrialRow, search: SearchRow, spec: SearchSpe
     planned = plan[trial.number]
     needed = {other.number for other in prerequisites(planned, plan, spec)}
     settings = trial.settings
+    assert trial.lease_until is not None, "a claim has one"
     return Claim(
         trial_id=trial.id,
         search_id=trial.search_id,
         attempt=trial.attempt,
+        lease_until=trial.lease_until,
         spec=spec,
         planned=planned,
         settings=None if settings is None else LearnerSettings.model_validate(settings),

@@ -23,6 +23,13 @@ def progress_of(trials: Sequence[TrialRow], spec: SearchSpec, *, now: datetime) 
     )
 
 
+def ran(trial: TrialRow, now: datetime) -> float:
+    """How long a trial has run, in all of its attempts, without its pauses."""
+    if trial.state != "RUNNING" or trial.begun_at is None:
+        return trial.ran_seconds
+    return trial.ran_seconds + max(0.0, (now - trial.begun_at).total_seconds())
+
+
 def _stage(trial: TrialRow) -> str:
     if trial.phase is None:
         return "starting"
@@ -41,8 +48,7 @@ def _remaining_seconds(
         usual = expected[trial.kind]
         if usual is None:
             return None
-        begun = trial.started_at if trial.state == "RUNNING" else None
-        seconds += usual if begun is None else max(0.0, usual - (now - begun).total_seconds())
+        seconds += max(0.0, usual - ran(trial, now))
     return seconds / max(1, sum(trial.state == "RUNNING" for trial in trials))
 
 
@@ -51,7 +57,7 @@ def _expected_seconds(
 ) -> float | None:
     """The mean of its kind, else of the shorter trials, else by epochs from the reference."""
     took = {
-        name: [_seconds(trial) for trial in trials if trial.kind == name and _was_run(trial)]
+        name: [trial.ran_seconds for trial in trials if trial.kind == name and _was_run(trial)]
         for name in ("reference", "baseline", "candidate")
     }
     took["measurement"] = []
@@ -71,14 +77,7 @@ def _foreseen(reference: TrialRow, now: datetime) -> list[float]:
         return []
     if reference.done < 0.05 * reference.total:
         return []
-    assert reference.started_at is not None
-    return [(now - reference.started_at).total_seconds() * reference.total / reference.done]
-
-
-def _seconds(trial: TrialRow) -> float:
-    assert trial.started_at is not None
-    assert trial.ended_at is not None
-    return (trial.ended_at - trial.started_at).total_seconds()
+    return [ran(reference, now) * reference.total / reference.done]
 
 
 def _was_run(trial: TrialRow) -> bool:

@@ -13,7 +13,7 @@ from search.spec import BaselineName, LearnerSettings, SearchSpec
 from service.db.tables import EventRow, LatestRow, SearchRow, TrialRow
 from service.errors import SearchNotFound, TrialNotFound
 from service.jobs.best import best_of, bests_of
-from service.jobs.estimate import progress_of
+from service.jobs.estimate import progress_of, ran
 from service.jobs.views import (
     EventView,
     SearchView,
@@ -145,7 +145,7 @@ def _warm_start(row: SearchRow, there: Collection[str]) -> WarmStartView | None:
 def _trial_view(row: TrialRow, latest: dict[str, float | None], now: datetime) -> TrialView:
     seconds = None
     if row.started_at is not None:
-        seconds = ((row.ended_at or now) - row.started_at).total_seconds()
+        seconds = ran(row, now)
     return TrialView(
         id=row.id,
         search_id=row.search_id,

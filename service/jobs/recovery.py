@@ -1,6 +1,6 @@
 """What nobody else would notice: leases that ran out, time that is up, hints that got lost."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import Select, func, or_, select, update
@@ -57,15 +57,29 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
     return due
 
 
-def recover(session: Session, *, now: datetime, max_attempts: int) -> None:
-    """Put back what its worker has left, and cancel what there is no time for."""
-    for search_id in _searches_to_mend(session, now):
+def owners(session: Session) -> set[str]:
+    """Name the workers that have claimed something."""
+    found = session.scalars(select(TrialRow.owner).where(TrialRow.state == "RUNNING").distinct())
+    return {owner for owner in found if owner is not None}
+
+
+def recover(
+    session: Session, *, now: datetime, max_attempts: int, gone: Collection[str] = ()
+) -> None:
+    """Put back what its worker has left, and cancel what there is no time for.
+
+    The workers `gone` are known to be dead: nobody waits for their leases.
+    """
+    for search_id in _searches_to_mend(session, now, gone):
         search = lock_search(session, search_id)
         trials = trials_of(session, search_id)
         unheard = "its worker has not been heard of in time"
         lost = Cause(REAPER, now, "worker_lost", unheard, search.request_id)
+        dead = lost.because("worker_lost", "its worker's process is gone")
         for trial in trials:
-            if trial.state == "RUNNING" and trial.lease_until and trial.lease_until < now:
+            if trial.state == "RUNNING" and trial.owner in gone:
+                lose(session, trial, dead, max_attempts=max_attempts)
+            elif trial.state == "RUNNING" and trial.lease_until and trial.lease_until < now:
                 lose(session, trial, lost, max_attempts=max_attempts)
         if search.deadline_at is not None and search.deadline_at <= now:
             late = lost.because("compute_exhausted", "the search's time is over")
@@ -83,10 +97,11 @@ def _searches_with_unsent(lately: datetime) -> Select[str]:
     )
 
 
-def _searches_to_mend(session: Session, now: datetime) -> Sequence[str]:
+def _searches_to_mend(session: Session, now: datetime, gone: Collection[str]) -> Sequence[str]:
     # In one order everywhere, so that two reapers never wait for each other.
     expired = select(TrialRow.search_id).where(
-        TrialRow.state == "RUNNING", TrialRow.lease_until < now
+        TrialRow.state == "RUNNING",
+        or_(TrialRow.lease_until < now, TrialRow.owner.in_(gone)),
     )
     late = (
         select(SearchRow.id)

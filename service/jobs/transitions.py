@@ -13,6 +13,7 @@ from search.plan import ENDED, TrialState
 from service.db.tables import EventRow, SearchRow, TrialRow
 from service.errors import SearchNotFound
 from service.jobs.counting import count
+from service.jobs.estimate import ran
 from service.jobs.webhooks import announce
 from service.lifecycle import SEARCH_TRANSITIONS, TRIAL_TRANSITIONS, Reason, SearchState
 
@@ -90,6 +91,9 @@ def move_trial(
         changes |= {"lease_until": None, "hinted_at": None}
     if not TRIAL_TRANSITIONS[state]:
         changes |= {"ended_at": cause.at}
+    if trial.state == "RUNNING":
+        # Of one that was lost nobody knows more than that it ran no longer than its lease.
+        changes |= {"ran_seconds": ran(trial, min(cause.at, trial.lease_until or cause.at))}
     statement = (
         update(TrialRow)
         .where(

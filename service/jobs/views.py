@@ -279,6 +279,7 @@ class Claim:
     trial_id: str
     search_id: str
     attempt: int
+    lease_until: datetime
     spec: SearchSpec
     planned: PlannedTrial
     settings: LearnerSettings | None

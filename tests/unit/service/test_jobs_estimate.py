@@ -3,7 +3,7 @@
 import pytest
 
 from service.db.session import Database
-from tests.integration.story import BASELINES, FIRST, MEASUREMENT, REFERENCE, SECOND, Story
+from tests.integration.story import BASELINES, FIRST, LEASE, MEASUREMENT, REFERENCE, SECOND, Story
 
 
 @pytest.fixture
@@ -39,6 +39,25 @@ def test_trials_are_compared_with_their_kind(story: Story) -> None:
     story.finish(running)
     spend(story, 1, MEASUREMENT)
     assert story.search.progress.eta_seconds == 0
+
+
+def test_what_a_trial_waited_between_two_attempts_is_no_time_that_it_took(story: Story) -> None:
+    claim = story.begin(REFERENCE)
+    story.later(5)
+    story.release(claim)
+    story.later(1000)
+    claim = story.begin(REFERENCE)
+    story.later(15)
+    story.finish(claim)
+    assert story.trial(REFERENCE).seconds == 20
+    assert story.search.progress.eta_seconds == 7 * 10
+
+
+def test_one_that_was_lost_ran_no_longer_than_its_lease(story: Story) -> None:
+    story.begin(REFERENCE)
+    story.later(1000)
+    story.recover()
+    assert story.trial(REFERENCE).seconds == LEASE.total_seconds()
 
 
 def test_what_runs_is_named(story: Story) -> None:

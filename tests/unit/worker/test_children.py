@@ -1,11 +1,13 @@
 """A worker speaks for its children: what it claims, and what it says of those that die."""
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from service import jobs
 from service.settings import Settings
-from tests.integration.story import FIRST, REFERENCE, Story
+from tests.integration.story import FIRST, LEASE, REFERENCE, Story
 from worker.children import Children
 
 
@@ -44,3 +46,26 @@ def test_a_worker_that_stops_claims_nothing_more(story: Story, children: Childre
     children.stop()
     children.run(f"{story.id}-{REFERENCE}")
     assert story.trial(REFERENCE).state == "WAITING"
+
+
+def test_a_claim_is_kept_for_a_child_that_is_slow_to_start(story: Story) -> None:
+    claim = story.begin(REFERENCE)
+
+    def hold(until: datetime) -> datetime | None:
+        return story.write(
+            lambda session: jobs.hold(session, claim, until=until, now=story.now, lease=LEASE)
+        )
+
+    until = claim.lease_until
+    for _ in range(3):
+        story.later(40)
+        held = hold(until)
+        assert held is not None
+        until = held
+        story.recover()
+    assert story.trial(REFERENCE).state == "RUNNING"
+    story.later(1)
+    story.renew(claim)
+    assert hold(until) is None, "the child keeps it by itself"
+    story.release(claim)
+    assert hold(until) is None
