@@ -14,14 +14,14 @@ COPY service service
 COPY worker worker
 
 FROM base AS api
-RUN pip install .
+RUN pip install '.[s3]'
 USER matnas
 WORKDIR /var/lib/matnas
 EXPOSE 8000
 CMD ["matnas", "serve"]
 
 FROM base AS worker
-RUN pip install '.[worker]'
+RUN pip install '.[s3,worker]'
 USER matnas
 WORKDIR /var/lib/matnas
 CMD ["matnas", "worker"]

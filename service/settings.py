@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -16,7 +18,13 @@ from pydantic import (
     PositiveInt,
     SecretStr,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from service.quota import Quota
 
@@ -28,6 +36,15 @@ def _listed(text: object) -> object:
     if text.lstrip().startswith("["):
         return json.loads(text)
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _from_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """What stands in the files that MATNAS_<NAME>_FILE name: secrets are mounted as files."""
+    return {
+        name.removeprefix("MATNAS_").removesuffix("_FILE").lower(): Path(file).read_text().strip()
+        for name, file in environment.items()
+        if name.startswith("MATNAS_") and name.endswith("_FILE")
+    }
 
 
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
@@ -42,6 +59,8 @@ class Settings(BaseSettings):
     # Where data that no Python package carries are put by `matnas data`, and looked for.
     data: Path | None = None
     database_url: str = ""
+    # Of the user that the URL names, where it does not say.
+    database_password: SecretStr | None = None
     broker_url: str = "filesystem://"
     # Where files are kept, `home` unless it is set: a folder, or a store as in s3://bucket/prefix.
     artifacts_url: str = ""
@@ -73,6 +92,21 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = 1024 * 1024
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+    # A file that a worker touches as long as it looks for lost work.
+    heartbeat: Path | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Each setting is a variable, or the content of the file that <variable>_FILE names."""
+        files = InitSettingsSource(settings_cls, init_kwargs=_from_files(os.environ))
+        return init_settings, env_settings, files
 
     # Webhooks: how long one message may take, how often and how soon it is sent again, and after
     # how many failures in a row nothing more is sent.
@@ -105,7 +139,14 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """Where the rows are: a SQLite file under `home` unless a URL is set."""
-        return self.database_url or f"sqlite:///{self.home.resolve() / 'matnas.db'}"
+        if not self.database_url:
+            return f"sqlite:///{self.home.resolve() / 'matnas.db'}"
+        parts = urlsplit(self.database_url)
+        if self.database_password is None or parts.password is not None or not parts.username:
+            return self.database_url
+        password = quote(self.database_password.get_secret_value(), safe="")
+        place = parts.netloc.replace("@", f":{password}@", 1)
+        return parts._replace(netloc=place).geturl()
 
     @property
     def fresh_seconds(self) -> float:

@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from typer.main import get_command
@@ -17,8 +19,11 @@ from typer.main import get_command
 from search.resolved import resolve
 from search.spec import SearchSpec
 from service import cli
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+KUBERNETES_VERSION = "1.37"
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +58,102 @@ def test_every_build_target_is_a_stage_of_the_dockerfile(compose: dict[str, Any]
     assert targets <= stages
 
 
-def test_ports_are_published_on_loopback_only_and_no_password_is_given(
+def test_ports_are_published_on_loopback_only_and_secrets_are_files(
     compose: dict[str, Any],
 ) -> None:
     published = [port for body in compose["services"].values() for port in body.get("ports", ())]
     assert published
     assert all(port.startswith("127.0.0.1:") for port in published)
-    assert ":?" in compose["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"]
+    (secret,) = compose["secrets"].values()
+    assert set(secret) == {"file"}
+    assert "secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    for name in ("migrate", "api", "worker", "postgres"):
+        body = compose["services"][name]
+        assert body["secrets"] == ["postgres_password"]
+        told = body["environment"]
+        assert not {name for name in told if "PASSWORD" in name and not name.endswith("_FILE")}
+
+
+def test_every_service_is_confined(compose: dict[str, Any]) -> None:
+    for name, body in compose["services"].items():
+        limits = body["deploy"]["resources"]["limits"]
+        assert set(limits) == {"cpus", "memory"}
+        assert body["security_opt"] == ["no-new-privileges:true"]
+        if name != "postgres":  # whose image gives root up by itself
+            assert body["user"].partition(":")[0] not in ("", "0", "root")
+            assert body["cap_drop"] == ["ALL"]
+            assert body["read_only"]
+        if name != "migrate":
+            assert "healthcheck" in body
+    assert compose["networks"]["inside"] == {"internal": True}
+
+
+def settings_told(environment: Iterable[str]) -> set[str]:
+    """Those of ours, as fields of the settings."""
+    return {
+        name.removeprefix("MATNAS_").removesuffix("_FILE").lower()
+        for name in environment
+        if name.startswith("MATNAS_")
+    }
+
+
+def test_every_variable_of_the_compose_file_is_a_setting(compose: dict[str, Any]) -> None:
+    for body in compose["services"].values():
+        assert settings_told(body.get("environment", ())) <= Settings.model_fields.keys()
+
+
+@pytest.fixture(scope="module")
+def manifests() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    for name in kustomization["resources"]:
+        found += yaml.safe_load_all((KUBERNETES / name).read_text())
+    return found
+
+
+def test_the_manifests_obey_the_schemas_of_kubernetes(manifests: list[dict[str, Any]]) -> None:
+    listed = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())["resources"]
+    assert {path.name for path in KUBERNETES.iterdir()} == {*listed, "kustomization.yaml"}
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, KUBERNETES_VERSION, strict=True)
+
+
+def pods(manifests: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    kinds = ("Deployment", "StatefulSet")
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in manifests
+        if one["kind"] in kinds
+    }
+
+
+def test_the_manifests_have_the_parts_of_the_compose_file(
+    manifests: list[dict[str, Any]], compose: dict[str, Any]
+) -> None:
+    found = {
+        container["name"]: container
+        for pod in pods(manifests).values()
+        for container in [*pod["containers"], *pod.get("initContainers", ())]
+    }
+    assert found.keys() == compose["services"].keys()
+    (told,) = (one["data"] for one in manifests if one["kind"] == "ConfigMap")
+    for name, body in compose["services"].items():
+        container = found[name]
+        assert container["image"] == body["image"]
+        assert container.get("command") == body.get("command")
+        own = {variable["name"] for variable in container.get("env", ())}
+        assert settings_told({*told, *own}) <= Settings.model_fields.keys()
+        if "build" in body:
+            assert settings_told(body["environment"]) <= settings_told({*told, *own})
+            assert {"limits", "requests"} == container["resources"].keys()
+
+
+def test_no_pod_runs_as_root_or_may_become_it(manifests: list[dict[str, Any]]) -> None:
+    for pod in pods(manifests).values():
+        assert pod["securityContext"]["runAsNonRoot"]
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_every_service_waits_for_what_it_needs(compose: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import make_url
 
 from service.settings import Settings
 
@@ -34,6 +35,26 @@ def test_hosts_are_listed_as_people_write_them(monkeypatch: pytest.MonkeyPatch, 
 def test_a_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MATNAS_API_KEY", "mtn_0_secret")
     assert "secret" not in repr(Settings())
+
+
+def test_a_setting_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@ss/word\n")
+    (tmp_path / "lease").write_text("90\n")
+    monkeypatch.setenv("MATNAS_DATABASE_URL", "postgresql+psycopg://matnas@postgres/matnas")
+    monkeypatch.setenv("MATNAS_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    monkeypatch.setenv("MATNAS_LEASE_SECONDS_FILE", str(tmp_path / "lease"))
+    settings = Settings()
+    assert make_url(settings.database).password == "p@ss/word"
+    assert settings.database.startswith("postgresql+psycopg://matnas:p%40ss%2Fword@postgres/")
+    assert settings.lease_seconds == 90
+    assert "p@ss" not in repr(settings)
+    monkeypatch.setenv("MATNAS_DATABASE_URL", "postgresql://matnas:own@postgres/matnas")
+    monkeypatch.setenv("MATNAS_LEASE_SECONDS", "30")
+    assert make_url(Settings().database).password == "own"
+    assert Settings().lease_seconds == 30
+    monkeypatch.setenv("MATNAS_API_KEY_FILE", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError):
+        Settings()
 
 
 def test_a_data_folder_elsewhere_is_not_seen_from_here(tmp_path: Path) -> None:
