@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := tests/architecture tests/properties $(filter-out %/service %/worker,$(wildcard tests/unit/*))
 TWO_BY_TWO := tests/integration tests/browser tests/unit/service tests/unit/worker tests/golden
 
-.PHONY: help install demo up data check audit test proof golden format clean
+.PHONY: help install demo up data check audit test proof golden format clean cluster faults
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -53,6 +53,12 @@ proof: $(STAMP)  ## Whole, what the tests run shortened: the demo's search, comp
 	FULL_PROOF=1 $(BIN)/python -m pytest tests/integration/test_demo_on_servers.py
 	FULL_PROOF=1 $(BIN)/python -m pytest tests/unit/models/test_compilation.py -k generated
 	FULL_PROOF=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto tests/properties
+
+cluster: $(STAMP)  ## Run what docker-compose.yml runs, by hand: own servers, API, two workers
+	$(BIN)/python -m tests.cluster
+
+faults: $(STAMP)  ## Kill, stop, fill and cut off whatever there is during searches; QUICK=1 is short
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.storm $(if $(QUICK),--quick)
 
 golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
 	$(BIN)/python -m tests.golden.test_losses

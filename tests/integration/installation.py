@@ -45,17 +45,31 @@ class Installation:
         try:
             migrated = [sys.executable, "-m", "service.cli", "db", "upgrade"]
             subprocess.run(migrated, check=True, env=self._environment)
-            self._start("server", "service.cli", "serve", "--port", self.url.rpartition(":")[2])
-            self.wait(self._answers)
+            self._server = self._serve()
             yield self
         finally:
             for process in self._processes:
-                process.kill()
+                if process.poll() is None:
+                    process.send_signal(signal.SIGCONT)
+                    process.kill()
                 process.wait()
             self._client.close()
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        worker = self._start("worker", "service.cli", "worker")
+    def restart_api(self, program: str = "") -> float:
+        """Stop the server if it runs, serve again, by `program`; say how long it took to end."""
+        began = time.monotonic()
+        self._server.terminate()
+        self._server.wait(60)
+        took = time.monotonic() - began
+        self._server = self._serve(program)
+        return took
+
+    def run(self, *command: str) -> None:
+        """Run Python in this installation."""
+        subprocess.run([sys.executable, *command], check=True, env=self._environment)
+
+    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        worker = self._start("worker", "-m", "service.cli", "worker", environment=environment)
         self._workers.append(worker)
         return worker
 
@@ -79,6 +93,12 @@ class Installation:
             f"/v1/searches/{search_id}/cancel", headers={"content-type": "application/json"}
         )
         assert answer.status_code == 202, answer.text
+
+    def searches(self) -> Any:
+        """The newest of all searches."""
+        answer = self._client.get("/v1/searches?limit=100")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["items"]
 
     def get(self, path: str) -> Any:
         answer = self._client.get(f"/v1/searches/{path}")
@@ -107,10 +127,22 @@ class Installation:
         paths = sorted(self.home.glob("*.log")) + sorted(self.home.rglob("attempt-*.log"))
         return "\n".join(f"--- {path}\n{path.read_text()[-1500:]}" for path in paths)
 
-    def _start(self, name: str, *module: str) -> subprocess.Popen[bytes]:
+    def _serve(self, program: str = "") -> subprocess.Popen[bytes]:
+        how = ("-c", program) if program else ("-m", "service.cli")
+        server = self._start("server", *how, "serve", "--port", self.url.rpartition(":")[2])
+        self.wait(self._answers)
+        return server
+
+    def _start(
+        self, name: str, *command: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        added = dict(environment or {})
         with (self.home / f"{name}-{len(self._processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *module], env=self._environment, stdout=log, stderr=log
+                [sys.executable, *command],
+                env=self._environment | added,
+                stdout=log,
+                stderr=log,
             )
         self._processes.append(process)
         return process

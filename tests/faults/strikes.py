@@ -1,0 +1,254 @@
+"""What can happen to an installation while it works: each strike is one fault, with its repair."""
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import httpx
+import psutil
+
+from tests.integration.installation import Installation, children_of, kill_9
+from tests.servers import Postgres, Valkey
+
+# The API, which dies when a transaction is committed and its messages are not yet sent.
+DYING_API = """
+import os, signal
+from service import queue
+queue._send = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+from service.cli import app
+app()
+"""
+SEND_AGAIN = """
+import sys
+from service.queue import RUN_TRIAL, celery_app
+for trial_id in sys.argv[1:]:
+    for _ in range(2):
+        celery_app().send_task(RUN_TRIAL, args=[trial_id])
+"""
+# Compiled, it moves the clock of whatever process loads it first.
+SHIFTED_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t which, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(which, now);
+    if (which == CLOCK_REALTIME) now->tv_sec += 3600;
+    return result;
+}
+"""
+STREAMS = 20
+
+
+@final
+@dataclass
+class Scene:
+    """What the strikes strike at."""
+
+    installed: Installation
+    chance: random.Random
+    postgres: Postgres | None = None
+    valkey: Valkey | None = None
+    search_id: str = ""
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def took(self, what: str, seconds: float) -> None:
+        """Remember how long something took."""
+        self.seconds.setdefault(what, []).append(round(seconds, 2))
+
+    def events(self) -> list[dict[str, Any]]:
+        """All that became of the search so far."""
+        found: list[dict[str, Any]] = []
+        while True:
+            after = found[-1]["id"] if found else 0
+            page = self.installed.get(f"{self.search_id}/events?after={after}&limit=200")["items"]
+            if not page:
+                return found
+            found += page
+
+    def running(self) -> dict[str, Any] | None:
+        """A trial that runs just now."""
+        trials = self.installed.get(f"{self.search_id}/trials")["items"]
+        return next((trial for trial in trials if trial["state"] == "RUNNING"), None)
+
+    def ended(self) -> bool:
+        """Whether the search is over."""
+        return self.installed.get(self.search_id)["ended_at"] is not None
+
+    def wait_for_a_trial(self) -> dict[str, Any] | None:
+        """Wait until a trial runs, or the search is over."""
+        found: list[dict[str, Any]] = []
+
+        def something() -> bool:
+            trial = self.running()
+            found.extend([trial] if trial else [])
+            return bool(found) or self.ended()
+
+        self.installed.wait(something)
+        return found[0] if found else None
+
+
+Strike = Callable[[Scene], None]
+
+
+def kill_the_worker(scene: Scene) -> None:
+    """With kill -9, and start another, as its supervisor would."""
+    trial = scene.running()
+    worker = scene.installed.one_worker()
+    kill_9(worker)
+    worker.wait()
+    began = time.monotonic()
+    scene.installed.start_worker()
+    if trial is not None:
+        scene.installed.wait(lambda: _left(scene, trial))
+        scene.took("worker killed, trial back", time.monotonic() - began)
+
+
+def kill_the_trial(scene: Scene) -> None:
+    """With kill -9: its worker sees it and says so at once."""
+    trial = scene.wait_for_a_trial()
+    children = children_of(scene.installed.one_worker())
+    if trial is None or not children:
+        return
+    began = time.monotonic()
+    kill_9(children[0])
+    scene.installed.wait(lambda: _left(scene, trial))
+    scene.took("trial killed, trial back", time.monotonic() - began)
+
+
+def kill_the_api(scene: Scene) -> None:
+    """Between the commit of a search and its first message: the answer never comes."""
+    installed = scene.installed
+    installed.restart_api(DYING_API)
+    known = {one["id"] for one in installed.searches()}
+    with suppress(httpx.TransportError):
+        installed.submit(scene.spec)
+        raise AssertionError("it should have died")
+    installed.restart_api()
+    (found,) = {one["id"] for one in installed.searches()} - known
+    assert installed.told_of(found, None)[0] == "QUEUED"
+    scene.search_id = found
+
+
+def stop_beyond_the_lease(scene: Scene) -> None:
+    """SIGSTOP a worker and its trial until another goes on, then SIGCONT: it must write nothing."""
+    trial = scene.wait_for_a_trial()
+    worker = scene.installed.one_worker()
+    frozen = [psutil.Process(worker.pid), *children_of(worker)]
+    if trial is None or len(frozen) < 2:
+        return
+    for process in frozen:
+        process.suspend()
+    other = scene.installed.start_worker()
+    scene.installed.wait(lambda: _left(scene, trial))
+    for process in frozen:
+        process.resume()
+    psutil.wait_procs(frozen[1:], timeout=60)  # it learns that it was replaced, and ends
+    late = [
+        event["state"]
+        for event in scene.events()
+        if event["trial_number"] == trial["number"] and event["attempt"] == trial["attempt"]
+    ]
+    assert late in (["RUNNING", "LOST", "WAITING"], ["RUNNING", "LOST", "FAILED"]), late
+    worker.terminate()
+    worker.wait(60)
+    assert other.poll() is None
+
+
+def send_twice(scene: Scene) -> None:
+    """Every message of the search, twice more."""
+    trials = scene.installed.get(f"{scene.search_id}/trials")["items"]
+    ids = [f"{scene.search_id}-{trial['number']}" for trial in trials]
+    scene.installed.run("-c", SEND_AGAIN, *ids)
+
+
+def lose_messages(scene: Scene) -> None:
+    """Every message: those in folders are removed, Redis is restarted empty."""
+    if scene.valkey is not None:
+        scene.valkey.stop()
+        time.sleep(scene.chance.uniform(0, 2))
+        scene.valkey.start()
+        return
+    for message in (scene.installed.home / "broker" / "messages").glob("*"):
+        message.unlink(missing_ok=True)
+
+
+def restart_postgres(scene: Scene) -> None:
+    """Stop it, as if its machine had died, wait a moment, start it."""
+    if scene.postgres is None:
+        return
+    scene.postgres.stop(signal.SIGQUIT)
+    time.sleep(scene.chance.uniform(0, 2))
+    scene.postgres.start()
+
+
+def fill_the_disk(scene: Scene) -> None:
+    """For two seconds, the trial's process can write no file of more than 512 bytes."""
+    scene.wait_for_a_trial()
+    with suppress(psutil.NoSuchProcess, IndexError):
+        child = children_of(scene.installed.one_worker())[0]
+        before = child.rlimit(psutil.RLIMIT_FSIZE)
+        child.rlimit(psutil.RLIMIT_FSIZE, (512, before[1]))
+        time.sleep(2)
+        child.rlimit(psutil.RLIMIT_FSIZE, before)
+
+
+def shift_the_clock(scene: Scene) -> None:
+    """Of the worker, by an hour, until it ends; only PostgreSQL has workers on other machines."""
+    if scene.postgres is None:
+        return
+    library = scene.installed.home / "clock.so"
+    if not library.exists():
+        source = library.with_suffix(".c")
+        source.write_text(SHIFTED_CLOCK)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    old = scene.installed.one_worker()
+    scene.installed.start_worker(LD_PRELOAD=str(library))
+    old.terminate()
+    old.wait(60)
+
+
+def stop_with_open_streams(scene: Scene) -> None:
+    """SIGTERM the API while browsers listen to events, then start it again."""
+    url = f"{scene.installed.url}/v1/searches/{scene.search_id}/events"
+
+    def listen(_: int) -> None:
+        with (
+            suppress(httpx.TransportError),
+            httpx.Client(timeout=60) as client,
+            client.stream("GET", url) as stream,
+        ):
+            for _line in stream.iter_lines():
+                pass
+
+    with ThreadPoolExecutor(STREAMS) as pool:
+        open_streams = [pool.submit(listen, number) for number in range(STREAMS)]
+        time.sleep(1)
+        scene.took("API stopped with streams", scene.installed.restart_api())
+        for stream in open_streams:
+            stream.result()
+    assert scene.seconds["API stopped with streams"][-1] <= 10
+
+
+ALL: dict[str, Strike] = {
+    strike.__name__: strike
+    for strike in (
+        *(kill_the_api, send_twice, stop_beyond_the_lease, lose_messages, restart_postgres),
+        *(fill_the_disk, shift_the_clock, kill_the_worker, kill_the_trial),
+        stop_with_open_streams,
+    )
+}
+
+
+def _left(scene: Scene, trial: Mapping[str, Any]) -> bool:
+    """Whether a trial has left the attempt that it was in."""
+    now = scene.installed.trial(scene.search_id, trial["number"])
+    return bool(now["attempt"] != trial["attempt"] or now["state"] != "RUNNING")
