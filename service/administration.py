@@ -11,6 +11,9 @@ from service import jobs
 from service.credentials import Scope
 from service.db.session import Database, clock
 
+# Who has a shell and the database needs no key.
+OPERATOR = "command line"
+
 
 def create_key(
     url: str, *, name: str, scopes: Collection[Scope], expires_at: datetime | None
@@ -18,7 +21,14 @@ def create_key(
     """Make a key; its text is given back here and nowhere else."""
     with _rows(url) as rows, rows.write() as session:
         now = clock(session)
-        return jobs.create_key(session, name=name, scopes=scopes, expires_at=expires_at, now=now)
+        made, text = jobs.create_key(
+            session, name=name, scopes=scopes, expires_at=expires_at, now=now
+        )
+        may = f"{made.name}, may {', '.join(made.scopes)}"
+        jobs.note_act(
+            session, action="key.created", subject=made.id, sentence=may, actor=OPERATOR, now=now
+        )
+        return made, text
 
 
 def list_keys(url: str) -> tuple[jobs.KeyView, ...]:
@@ -30,7 +40,10 @@ def list_keys(url: str) -> tuple[jobs.KeyView, ...]:
 def revoke_key(url: str, key_id: str) -> jobs.KeyView:
     """Let a key open nothing from now on."""
     with _rows(url) as rows, rows.write() as session:
-        return jobs.revoke_key(session, key_id, now=clock(session))
+        now = clock(session)
+        revoked = jobs.revoke_key(session, key_id, now=now)
+        jobs.note_act(session, action="key.revoked", subject=key_id, actor=OPERATOR, now=now)
+        return revoked
 
 
 def has_usable_key(url: str) -> bool:

@@ -20,6 +20,7 @@ from service.api.rate import RateLimit
 from service.api.requests import RequestGate
 from service.api.routes import (
     artifacts,
+    audit,
     catalogue,
     compare,
     events,
@@ -39,7 +40,7 @@ from service.settings import Settings, get_settings
 ROUTES = (searches, trials, events, artifacts, compare, catalogue, quota, workers, health)
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 # Whatever the method, these want a key with the scope `admin`.
-ADMINISTRATION = (keys, webhooks)
+ADMINISTRATION = (keys, webhooks, audit)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -304,6 +304,22 @@ class DeliveryRow(Base):
 
 
 @final
+class AuditRow(Base):
+    """One act that no event tells of: it stays when what it was done to is gone."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    action: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str]
+    sentence: Mapped[str]
+    actor: Mapped[str]
+    request_id: Mapped[str | None]
+    at: Mapped[datetime]
+
+
+@final
 class CounterRow(Base):
     """How often something has happened, over all processes and restarts."""
 

@@ -15,6 +15,7 @@ from service.jobs.attempts import (
     renew,
     save_settings,
 )
+from service.jobs.audit import ActView, list_acts, note_act
 from service.jobs.control import amend, cancel, delete_search, kill, pause, resume
 from service.jobs.counting import Census, census, ended_trials
 from service.jobs.deliveries import (
@@ -121,6 +122,7 @@ __all__ = [
     "ANYBODY",
     "DAY",
     "LIFETIME",
+    "ActView",
     "Actor",
     "ArtifactView",
     "Batch",
@@ -198,6 +200,7 @@ __all__ = [
     "known_uploads",
     "layer_costs",
     "leave",
+    "list_acts",
     "list_deliveries",
     "list_keys",
     "list_searches",
@@ -207,6 +210,7 @@ __all__ = [
     "midnight",
     "network",
     "no_room",
+    "note_act",
     "note_worker",
     "open_session",
     "owners",

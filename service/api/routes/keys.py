@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from service import jobs
+from service.api.auditing import Auditing
 from service.api.dependencies import Reading, Writing, json_only
 from service.api.schemas import Answer
 from service.credentials import Scope
@@ -69,7 +70,9 @@ class KeyList(Answer):
 
 
 @router.post("", status_code=201, dependencies=[Depends(json_only)])
-def create(asked: KeyRequest, session: Writing, response: Response) -> NewKeyAnswer:
+def create(
+    asked: KeyRequest, session: Writing, response: Response, audit: Auditing
+) -> NewKeyAnswer:
     """Make a key. From the first one on, this server answers nobody without one."""
     made, text = jobs.create_key(
         session,
@@ -79,6 +82,7 @@ def create(asked: KeyRequest, session: Writing, response: Response) -> NewKeyAns
         now=clock(session),
         quota=asked.quota,
     )
+    audit.note("key.created", made.id, f"{made.name}, may {', '.join(made.scopes)}")
     response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewKeyAnswer(
@@ -99,6 +103,8 @@ def list_keys(session: Reading) -> KeyList:
 
 
 @router.delete("/{key_id}")
-def revoke(key_id: str, session: Writing) -> KeyAnswer:
+def revoke(key_id: str, session: Writing, audit: Auditing) -> KeyAnswer:
     """Let a key open nothing from now on; repeating it is harmless."""
-    return KeyAnswer.model_validate(jobs.revoke_key(session, key_id, now=clock(session)))
+    revoked = jobs.revoke_key(session, key_id, now=clock(session))
+    audit.note("key.revoked", key_id)
+    return KeyAnswer.model_validate(revoked)

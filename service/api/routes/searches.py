@@ -25,6 +25,7 @@ from search.profile_report import ProfileReport
 from search.report import Report
 from search.spec import Dataset, SearchSpec
 from service import jobs, tracing
+from service.api.auditing import Auditing
 from service.api.conditional import IfNoneMatch, tagged
 from service.api.dependencies import (
     Installation,
@@ -197,10 +198,11 @@ def amend(
 
 
 @router.delete("/{search_id}", status_code=204, responses=NOT_FOUND | CONFLICT)
-def delete(search_id: str, session: Writing, installation: Installation) -> None:
+def delete(search_id: str, session: Writing, installation: Installation, audit: Auditing) -> None:
     """Delete a search that has ended: its rows, and then its files."""
     jobs.keep_account(session, search_id, now=clock(session))
     jobs.delete_search(session, search_id)
+    audit.note("search.deleted", search_id)
     files = make_store(installation)
     event.listen(session, "after_commit", lambda _: files.remove_search(search_id), once=True)
 

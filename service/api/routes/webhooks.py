@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
 
 from service import jobs
+from service.api.auditing import Auditing
 from service.api.dependencies import Installation, Reading, Writing, json_only
 from service.api.paging import Limit
 from service.api.schemas import Answer, Page
@@ -123,7 +124,11 @@ class DeliveryList(Page):
 
 @router.post("", status_code=201, dependencies=[Depends(json_only)])
 def create(
-    asked: WebhookRequest, session: Writing, installation: Installation, response: Response
+    asked: WebhookRequest,
+    session: Writing,
+    installation: Installation,
+    response: Response,
+    audit: Auditing,
 ) -> NewWebhookAnswer:
     """Tell an address of events from now on."""
     made, secret = jobs.add_webhook(
@@ -133,6 +138,8 @@ def create(
         search_id=asked.search_id,
         now=clock(session),
     )
+    # The whole address may be as good as a password.
+    audit.note("webhook.created", made.id, f"{asked.url.host} hears of {', '.join(made.kinds)}")
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewWebhookAnswer(
@@ -160,7 +167,11 @@ def get_webhook(webhook_id: str, session: Reading) -> WebhookAnswer:
 
 @router.patch("/{webhook_id}", dependencies=[Depends(json_only)])
 def change(
-    webhook_id: str, asked: WebhookChange, session: Writing, installation: Installation
+    webhook_id: str,
+    asked: WebhookChange,
+    session: Writing,
+    installation: Installation,
+    audit: Auditing,
 ) -> WebhookAnswer:
     """Change a webhook; to enable it again sends what has waited."""
     changed = jobs.change_webhook(
@@ -170,20 +181,26 @@ def change(
         kinds=asked.kinds,
         enabled=asked.enabled,
     )
+    audit.note("webhook.changed", webhook_id, ", ".join(sorted(asked.model_fields_set)))
     return WebhookAnswer.model_validate(changed)
 
 
 @router.delete("/{webhook_id}", status_code=204)
-def remove(webhook_id: str, session: Writing) -> None:
+def remove(webhook_id: str, session: Writing, audit: Auditing) -> None:
     """Tell an address nothing more; repeating it is harmless."""
     jobs.remove_webhook(session, webhook_id)
+    audit.note("webhook.removed", webhook_id)
 
 
 @router.post("/{webhook_id}/secret", status_code=201)
-def renew_secret(webhook_id: str, session: Writing, response: Response) -> SecretAnswer:
+def renew_secret(
+    webhook_id: str, session: Writing, response: Response, audit: Auditing
+) -> SecretAnswer:
     """Draw another secret, valid at once; the former one is for another day."""
     response.headers["Cache-Control"] = "no-store"
-    return SecretAnswer(secret=jobs.renew_secret(session, webhook_id, now=clock(session)))
+    secret = jobs.renew_secret(session, webhook_id, now=clock(session))
+    audit.note("webhook.secret_renewed", webhook_id)
+    return SecretAnswer(secret=secret)
 
 
 @router.get("/{webhook_id}/deliveries")

@@ -34,7 +34,7 @@ OPEN = {
     "/openapi.json",
     "/static",
 }
-ADMINISTRATION = ("/keys", "/webhooks")
+ADMINISTRATION = ("/keys", "/webhooks", "/audit")
 
 
 @dataclass(frozen=True)
