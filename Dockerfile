@@ -14,14 +14,14 @@ COPY service service
 COPY worker worker
 
 FROM base AS api
-RUN pip install '.[s3]'
+RUN pip install '.[s3,otel]'
 USER matnas
 WORKDIR /var/lib/matnas
 EXPOSE 8000
 CMD ["matnas", "serve"]
 
 FROM base AS worker
-RUN pip install '.[s3,worker]'
+RUN pip install '.[s3,otel,worker]'
 USER matnas
 WORKDIR /var/lib/matnas
 CMD ["matnas", "worker"]

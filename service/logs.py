@@ -68,7 +68,7 @@ def formatter(settings: Settings) -> logging.Formatter:
 
 def passwords(settings: Settings) -> tuple[str, ...]:
     """The passwords in the installation's URLs, as they stand there and as they are meant."""
-    found = [urlsplit(url).password for url in (settings.database_url, settings.broker_url)]
+    found = [urlsplit(url).password for url in (settings.database, settings.broker_url)]
     return tuple(form for one in found if one is not None for form in (one, unquote(one)))
 
 

@@ -49,6 +49,8 @@ def _from_files(environment: Mapping[str, str]) -> dict[str, str]:
 
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
 
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_listed)]
+
 
 class Settings(BaseSettings):
     """What an installation may set; the defaults need no database server and no broker."""
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     webhook_retry_seconds: PositiveFloat = 5.0
     webhook_failures: PositiveInt = 30
     # Networks that are not public and that messages may go to all the same.
-    webhook_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    webhook_networks: Networks = ()
 
     @property
     def data_folder(self) -> Path:

@@ -131,5 +131,5 @@ def test_only_public_addresses_are_reached_and_what_is_allowed(address: str, rea
 
 
 def test_networks_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MATNAS_WEBHOOK_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')
+    monkeypatch.setenv("MATNAS_WEBHOOK_NETWORKS", "10.0.0.0/8, fd00::/8")
     assert [str(one) for one in Settings().webhook_networks] == ["10.0.0.0/8", "fd00::/8"]
