@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from service import logs, tracing
 from service.api import problems
 from service.api.documented import EVERYWHERE, describe
-from service.api.door import ANSWERS, Door
+from service.api.door import ANSWERS, Door, OpenDoor
 from service.api.head import HeadAnswers
 from service.api.metrics import Metrics
 from service.api.rate import RateLimit
@@ -66,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = installation
     app.state.rate_limit = RateLimit(installation)
+    app.state.open_door = OpenDoor()
     app.state.metrics = Metrics()
     app.state.keys_in_flight, app.state.keys_lock = set(), threading.Lock()
     problems.install(app)

@@ -11,14 +11,16 @@ from service.db.session import Database
 from service.errors import IdempotencyInFlight
 from service.settings import Settings
 
+# What only looks something up is a coroutine: a plain function would be sent to another thread.
 
-def database(request: Request) -> Database:
+
+async def database(request: Request) -> Database:
     """Where this application's rows are."""
     found: Database = request.app.state.database
     return found
 
 
-def settings(request: Request) -> Settings:
+async def settings(request: Request) -> Settings:
     """What this application was started with."""
     found: Settings = request.app.state.settings
     return found
@@ -36,7 +38,7 @@ def writing(rows: Annotated[Database, Depends(database)]) -> Iterator[Session]:
         yield session
 
 
-def request_id(request: Request) -> str:
+async def request_id(request: Request) -> str:
     """The name of this request in the log, in the events and in the answer."""
     found: str = request.state.request_id
     return found

@@ -1,9 +1,11 @@
 """Who asks, and whether they may: what stands before every route but the few that are open."""
 
+import time
 from ipaddress import ip_address
 from typing import Annotated, Any, final
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
@@ -12,13 +14,15 @@ from service.api.dependencies import Rows
 from service.api.requests import SAFE_METHODS
 from service.credentials import Scope
 from service.dashboard.login import COOKIE, check_origin
-from service.db.session import clock
+from service.db.session import Database, clock
 from service.errors import KeyRefused, ScopeMissing
 
 NO_KEY = (
     "this server wants an API key, sent as Authorization: Bearer <key>; "
     "`matnas keys create` makes one, and clients read it from MATNAS_API_KEY"
 )
+# How soon the first key, if `matnas keys` makes it, is noticed by a service that had none.
+OPEN_SECONDS = 1.0
 # What a door may answer in the place of its route, for the OpenAPI document.
 ANSWERS: dict[int | str, dict[str, Any]] = {
     status: {"description": words, "content": {"application/problem+json": {}}}
@@ -44,8 +48,17 @@ class Door:
     def __init__(self, scope: Scope | None = None) -> None:
         self._scope = scope
 
-    def __call__(self, request: Request, rows: Rows, presented: Presented) -> None:
+    async def __call__(self, request: Request, rows: Rows, presented: Presented) -> None:
         """Let a request in, or raise KeyRefused or ScopeMissing."""
+        nameless = presented is None and COOKIE not in request.cookies
+        if nameless and _from_this_machine(request) and OpenDoor.of(request).is_known():
+            request.state.actor = jobs.ANYBODY
+        else:
+            request.state.actor = await run_in_threadpool(self._known, request, rows, presented)
+
+    def _known(
+        self, request: Request, rows: Database, presented: HTTPAuthorizationCredentials | None
+    ) -> jobs.Actor:
         needed = self._scope or ("read" if request.method in SAFE_METHODS else "submit")
         with rows.read() as session:
             actor = _actor(request, session, presented)
@@ -53,10 +66,36 @@ class Door:
             request.app.state.rate_limit.take(actor.key_id)
         if needed not in actor.scopes:
             raise ScopeMissing(f"the key {actor.key_id} lacks the scope {needed}")
-        request.state.actor = actor
+        return actor
 
 
-def actor(request: Request) -> jobs.Actor:
+@final
+class OpenDoor:
+    """That there was no key a moment ago, so that not every request has to ask for it."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    @staticmethod
+    def of(request: Request) -> "OpenDoor":
+        """The one of this application."""
+        found: OpenDoor = request.app.state.open_door
+        return found
+
+    def is_known(self) -> bool:
+        """Whether the rows have been asked within a second."""
+        return time.monotonic() < self._until
+
+    def seen(self) -> None:
+        """Take note that there is no key."""
+        self._until = time.monotonic() + OPEN_SECONDS
+
+    def shut(self) -> None:
+        """Ask again: a key is being made."""
+        self._until = 0.0
+
+
+async def actor(request: Request) -> jobs.Actor:
     """Who has been let in."""
     found: jobs.Actor = request.state.actor
     return found
@@ -78,6 +117,7 @@ def _actor(
                 check_origin(request.headers)
             return jobs.Actor(shown.id, frozenset(shown.scopes), by_session=True)
     if _from_this_machine(request) and not jobs.any_key(session):
+        OpenDoor.of(request).seen()
         return jobs.ANYBODY
     raise KeyRefused(NO_KEY)
 

@@ -1,11 +1,9 @@
 """A real Chromium at the door: it signs in, and a name that was bound anew leads it nowhere."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 
-from service import jobs
 from service.credentials import SCOPES
 from tests.browser.chromium import PATH, Page, chromium
 from tests.serving import Service, serving
@@ -50,9 +48,8 @@ def test_a_rebound_name_is_not_answered(service: Service, page: Page) -> None:
 
 def test_a_person_signs_in_works_and_signs_out(service: Service, page: Page) -> None:
     search_id = service.submit(name="guarded")
-    with service.database.write() as session:
-        now = datetime.now(UTC)
-        _, key = jobs.create_key(session, name="me", scopes=SCOPES, expires_at=None, now=now)
+    asked = {"name": "me", "scopes": list(SCOPES)}
+    key = service.http.post("/v1/keys", json=asked).json()["key"]
     page.open(f"{service.url}/view/{search_id}", width=390)
     assert page.evaluate("location.pathname") == "/login"
     assert page.evaluate("document.documentElement.scrollWidth") == 390

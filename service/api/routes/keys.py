@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 from typing import Annotated, Self, final
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import event
 
 from service import jobs
 from service.api.auditing import Auditing
 from service.api.dependencies import Reading, Writing, json_only
+from service.api.door import OpenDoor
 from service.api.schemas import Answer
 from service.credentials import Scope
 from service.db.session import clock
@@ -71,7 +73,11 @@ class KeyList(Answer):
 
 @router.post("", status_code=201, dependencies=[Depends(json_only)])
 def create(
-    asked: KeyRequest, session: Writing, response: Response, audit: Auditing
+    request: Request,
+    asked: KeyRequest,
+    session: Writing,
+    response: Response,
+    audit: Auditing,
 ) -> NewKeyAnswer:
     """Make a key. From the first one on, this server answers nobody without one."""
     made, text = jobs.create_key(
@@ -83,6 +89,8 @@ def create(
         quota=asked.quota,
     )
     audit.note("key.created", made.id, f"{made.name}, may {', '.join(made.scopes)}")
+    open_door = OpenDoor.of(request)
+    event.listen(session, "after_commit", lambda _: open_door.shut(), once=True)
     response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
     return NewKeyAnswer(

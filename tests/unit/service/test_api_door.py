@@ -2,18 +2,22 @@
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import update
 
 from service import jobs
+from service.api import door
 from service.api.app import create_app
 from service.api.routes import events
 from service.credentials import SCOPES, Scope
@@ -185,6 +189,36 @@ def test_without_keys_loopback_is_open_and_the_first_key_shuts_it(tmp_path: Path
         # Revoked at once, and a door without a usable key stays shut.
         assert service.http.get("/searches", headers=own).status_code == 401
         assert service.http.get("/searches").status_code == 401
+
+
+def test_a_key_made_beside_the_service_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "OPEN_SECONDS", 0.05)
+    with serving(tmp_path) as service:
+        assert service.http.get("/searches").status_code == 200
+        make_key(service, "read")
+        until = time.monotonic() + 20
+        while service.http.get("/searches").status_code != 401:
+            assert time.monotonic() < until
+
+
+@pytest.mark.parametrize(
+    ("server", "here"),
+    [
+        (("127.0.0.1", 80), True),
+        (("::1", 80), True),
+        (("10.0.0.7", 80), False),
+        (("0.0.0.0", 80), False),
+        (("/run/socket", None), False),
+        (None, False),
+    ],
+)
+def test_only_connections_to_loopback_are_from_here(server: Any, *, here: bool) -> None:
+    """Whatever the Host header says: it is the sender's word."""
+    headers = [(b"host", b"127.0.0.1")]
+    request = Request({"type": "http", "server": server, "headers": headers})
+    assert door._from_this_machine(request) == here
 
 
 def test_a_key_that_makes_no_sense_is_refused(keyed: Keyed) -> None:
