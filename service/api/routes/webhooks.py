@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl
 from service import jobs
 from service.api.auditing import Auditing
 from service.api.dependencies import Installation, Reading, Writing, json_only
+from service.api.documented import BODY_REFUSED, NOT_FOUND
 from service.api.paging import Limit
 from service.api.schemas import Answer, Page
 from service.db.session import clock
@@ -44,7 +45,7 @@ class WebhookRequest(BaseModel):
 
     url: Endpoint
     kinds: Kinds = ENDED
-    search_id: str | None = None
+    search_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = None
 
 
 @final
@@ -122,7 +123,12 @@ class DeliveryList(Page):
     items: tuple[DeliveryAnswer, ...]
 
 
-@router.post("", status_code=201, dependencies=[Depends(json_only)])
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(json_only)],
+    responses=NOT_FOUND | BODY_REFUSED,
+)
 def create(
     asked: WebhookRequest,
     session: Writing,
@@ -159,13 +165,15 @@ def list_webhooks(session: Reading) -> WebhookList:
     return WebhookList(items=tuple(WebhookAnswer.model_validate(one) for one in found))
 
 
-@router.get("/{webhook_id}")
+@router.get("/{webhook_id}", responses=NOT_FOUND)
 def get_webhook(webhook_id: str, session: Reading) -> WebhookAnswer:
     """Tell of one webhook."""
     return WebhookAnswer.model_validate(jobs.get_webhook(session, webhook_id))
 
 
-@router.patch("/{webhook_id}", dependencies=[Depends(json_only)])
+@router.patch(
+    "/{webhook_id}", dependencies=[Depends(json_only)], responses=NOT_FOUND | BODY_REFUSED
+)
 def change(
     webhook_id: str,
     asked: WebhookChange,
@@ -192,7 +200,7 @@ def remove(webhook_id: str, session: Writing, audit: Auditing) -> None:
     audit.note("webhook.removed", webhook_id)
 
 
-@router.post("/{webhook_id}/secret", status_code=201)
+@router.post("/{webhook_id}/secret", status_code=201, responses=NOT_FOUND)
 def renew_secret(
     webhook_id: str, session: Writing, response: Response, audit: Auditing
 ) -> SecretAnswer:
@@ -203,7 +211,7 @@ def renew_secret(
     return SecretAnswer(secret=secret)
 
 
-@router.get("/{webhook_id}/deliveries")
+@router.get("/{webhook_id}/deliveries", responses=NOT_FOUND)
 def list_deliveries(
     webhook_id: str,
     session: Reading,
@@ -221,7 +229,7 @@ def list_deliveries(
     return DeliveryList(items=tuple(DeliveryAnswer.model_validate(one) for one in found), next=link)
 
 
-@router.post("/{webhook_id}/deliveries/{event_id}/again", status_code=202)
+@router.post("/{webhook_id}/deliveries/{event_id}/again", status_code=202, responses=NOT_FOUND)
 def deliver_again(
     webhook_id: str, event_id: Annotated[int, Field(ge=0, le=LARGEST_ID)], session: Writing
 ) -> None:
