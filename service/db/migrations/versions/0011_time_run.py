@@ -20,7 +20,7 @@ def upgrade() -> None:
         "trials", sa.Column("ran_seconds", sa.Double(), nullable=False, server_default="0")
     )
     ran = RAN[op.get_bind().dialect.name]
-    op.execute(f"UPDATE trials SET ran_seconds = {ran} WHERE ended_at >= started_at")  # noqa: S608
+    op.execute(f"UPDATE trials SET ran_seconds = {ran} WHERE ended_at >= started_at")  # noqa: S608  # nosec B608
     op.execute("UPDATE trials SET begun_at = started_at WHERE state = 'RUNNING'")
 
 
