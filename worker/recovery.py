@@ -36,8 +36,6 @@ def sweep(settings: Settings, database: Database) -> None:
         gone = {name for name in jobs.owners(session) if is_gone(name)}
         jobs.recover(session, now=now, max_attempts=settings.max_attempts, gone=gone)
     send_hints(settings, database)
-    if settings.heartbeat is not None:
-        settings.heartbeat.touch()
 
 
 @final
@@ -60,6 +58,9 @@ class Recovery:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            if self._settings.heartbeat is not None:
+                # Also while the database is away: to start this worker again would not help.
+                self._settings.heartbeat.touch()
             try:
                 sweep(self._settings, self._database)
             except DBAPIError as error:

@@ -26,11 +26,14 @@ def test_a_sweep_puts_back_hints_and_says_that_the_worker_lives(
 
 
 def test_a_database_that_is_away_is_asked_again(settings: Settings, story: Story) -> None:
-    quick = settings.model_copy(update={"reap_seconds": 0.01})
+    heartbeat = settings.home / "heartbeat"
+    quick = settings.model_copy(update={"reap_seconds": 0.01, "heartbeat": heartbeat})
     recovery = Recovery(quick, story.database)
     with story.database.write() as session:
         session.execute(text("ALTER TABLE workers RENAME TO elsewhere"))
     recovery.start()
+    while not heartbeat.exists():
+        pass
     with story.database.write() as session:
         session.execute(text("ALTER TABLE elsewhere RENAME TO workers"))
     story.begin(REFERENCE)
