@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SIDE_BY_SIDE := tests/architecture tests/properties $(filter-out %/service %/worker,$(wildcard tests/unit/*))
 TWO_BY_TWO := tests/integration tests/browser tests/unit/service tests/unit/worker tests/golden
 
-.PHONY: help install demo up data check audit test proof golden format clean cluster faults
+.PHONY: help install demo up data check audit test proof fuzz golden format clean cluster faults
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -59,6 +59,10 @@ cluster: $(STAMP)  ## Run what docker-compose.yml runs, by hand: own servers, AP
 
 faults: $(STAMP)  ## Kill, stop, fill and cut off whatever there is during searches; QUICK=1 is short
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.storm $(if $(QUICK),--quick)
+fuzz: $(STAMP)  ## Ask the service for all that its document admits, and send it harm; QUICK=1 for less
+	FULL_PROOF=$(if $(QUICK),,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 \
+		tests/unit/service/test_fuzz_rest.py tests/unit/service/test_fuzz_uploads.py \
+		tests/unit/service/test_fuzz_specs.py
 
 golden: $(STAMP)  ## Write the numbers in tests/golden anew, when they are meant to move
 	$(BIN)/python -m tests.golden.test_losses

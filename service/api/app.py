@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # what is not there is said to be missing, not to be elsewhere
     )
     app.state.settings = installation
     app.state.rate_limit = RateLimit(installation)

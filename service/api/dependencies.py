@@ -70,10 +70,14 @@ def taken_key(
         in_flight.discard(key)
 
 
+def content_type(request: Request) -> str:
+    """What a body calls itself, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def json_only(request: Request) -> None:
     """Refuse a body that does not call itself JSON: a page elsewhere cannot send one unasked."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if content_type(request) != "application/json":
         raise HTTPException(415, "send the body as application/json")
     if b"\\u0000" in await request.body():  # PostgreSQL keeps no such text
         raise HTTPException(422, "the body holds a NUL character")

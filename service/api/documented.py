@@ -44,7 +44,7 @@ def problems(*statuses: int) -> Responses:
 
 
 # The gate in front of every route refuses some requests; query, path and headers are read first.
-EVERYWHERE = problems(400, 403, 413, 422, 429, 500, 503)
+EVERYWHERE = problems(400, 403, 413, 415, 422, 429, 500, 503)
 NOT_FOUND = problems(404)
 CONFLICT = problems(409)
 BODY_REFUSED = problems(415)
@@ -52,7 +52,7 @@ NOT_MODIFIED: Responses = {304: {"description": "Nothing has changed since the g
 
 
 def describe(app: FastAPI) -> None:
-    """Have the document say what a problem is, once."""
+    """Have the document say what a problem is, and that what a path names may be missing."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -63,6 +63,10 @@ def describe(app: FastAPI) -> None:
             parts = document.setdefault("components", {}).setdefault("schemas", {})
             parts |= schema.pop("$defs")
             parts["Problem"] = schema
+            for path, operations in document["paths"].items():
+                if "{" in path:  # what is named there may not be there, whatever it is
+                    for operation in operations.values():
+                        operation["responses"].setdefault("404", problems(404)[404])
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -83,6 +83,9 @@ class RequestGate:
             return problem(request_id, 400, sentence)
         if scope["method"] not in SAFE_METHODS and _from_elsewhere(headers):
             return problem(request_id, 403, "writes are taken from this server's own pages only")
+        if headers.get("content-encoding", "identity").strip().lower() != "identity":
+            # How large it would become, nobody knows before.
+            return problem(request_id, 415, "send the body as it is, without a Content-Encoding")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limit(scope):
             return problem(request_id, 413, _too_large(self._limit(scope)))

@@ -73,7 +73,8 @@ def _walk(
     keys: list[int | str] = []
     for index, key in enumerate(location):
         last = index == len(location) - 1
-        inside = (isinstance(body, dict) and key in body) or isinstance(body, list)
+        within = isinstance(body, list) and isinstance(key, int) and key < len(body)
+        inside = within or (isinstance(body, dict) and key in body)
         if not inside and not (missing and last):
             continue  # the tag of a union, which is no part of the body
         keys.append(key)

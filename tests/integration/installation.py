@@ -89,10 +89,12 @@ class Installation:
         return str(answer.json()["id"])
 
     def cancel(self, search_id: str) -> None:
-        answer = self._client.post(
-            f"/v1/searches/{search_id}/cancel", headers={"content-type": "application/json"}
-        )
-        assert answer.status_code == 202, answer.text
+        self.tell(search_id, "cancel")
+
+    def tell(self, search_id: str, how: str) -> Any:
+        answer = self._client.post(f"/v1/searches/{search_id}/{how}")
+        assert answer.status_code == 202, f"{answer.text}\n{self.logs()}"
+        return answer.json()
 
     def searches(self) -> Any:
         """The newest of all searches."""

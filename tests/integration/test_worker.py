@@ -128,3 +128,34 @@ def test_a_cancelled_search_stops_within_a_moment(
     assert installation.wait_for_end(search_id)["state"] == "CANCELLED"
     assert installation.told_of(search_id, REFERENCE)[-1] == "CANCELLED"
     installation.wait(lambda: not children_of(worker))
+
+
+def test_a_paused_search_goes_on_from_its_checkpoint_and_finds_the_same(
+    installation: Installation, worker: subprocess.Popen[bytes], undisturbed: Any
+) -> None:
+    search_id = installation.submit(SPEC)
+    wait_for_the_middle(installation, search_id, CANDIDATE)
+    assert installation.tell(search_id, "pause")["state"] == "PAUSING"
+    installation.wait(lambda: installation.get(search_id)["state"] == "PAUSED")
+    assert not children_of(worker)
+    trial = installation.trial(search_id, CANDIDATE)
+    assert (trial["state"], trial["reason"], trial["losses"]) == ("WAITING", "user_pause", 0)
+    assert installation.tell(search_id, "resume")["state"] == "QUEUED"
+    assert installation.wait_for_end(search_id)["state"] == "SUCCEEDED", installation.logs()
+    told = installation.told_of(search_id, CANDIDATE)
+    assert told == ["WAITING", "RUNNING", "WAITING", "RUNNING", "COMPLETE"]
+    assert structure(installation, search_id) == undisturbed
+
+
+def test_a_killed_search_ends_the_process_even_of_a_trial_that_hears_nothing(
+    installation: Installation, worker: subprocess.Popen[bytes]
+) -> None:
+    search_id = installation.submit(ENDLESS)
+    wait_for_the_middle(installation, search_id, REFERENCE)
+    (child,) = children_of(worker)
+    child.suspend()  # as one that hangs
+    assert installation.tell(search_id, "kill")["reason"] == "killed"
+    ended = installation.wait_for_end(search_id)
+    assert (ended["state"], ended["reason"]) == ("CANCELLED", "killed")
+    assert not child.is_running()
+    assert installation.trial(search_id, REFERENCE)["reason"] == "killed"

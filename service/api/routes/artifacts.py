@@ -2,53 +2,75 @@
 
 import base64
 import re
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, final
 
 import anyio.from_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from service import jobs
-from service.api.dependencies import Installation, Reading, Rows
+from service.api.conditional import IfNoneMatch, is_known
+from service.api.dependencies import Installation, Reading, Rows, content_type
+from service.api.documented import BODY_REFUSED, NOT_FOUND, NOT_MODIFIED, Responses, problems
 from service.api.door import Asking
 from service.api.schemas import ArtifactAnswer, FileAnswer, FileList
 from service.artifacts import StoredFile, make_store
 from service.db.session import Database, clock
 from service.errors import ArtifactNotFound, NotYetThere
+from service.matrices import from_rows
 from service.settings import Settings
 
 EXPORTED = re.compile(r"(?P<search>srch_[0-9a-f]{32})-(?P<number>\d{1,6})-(?P<name>[\w.]+)")
 
+OCTETS: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+ROWS = {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+UPLOADS = {"application/octet-stream": OCTETS, "application/json": {"schema": ROWS}}
+PARTS = {"application/octet-stream": OCTETS, "multipart/byteranges": OCTETS}
+FILES: Responses = {
+    **NOT_MODIFIED,
+    **NOT_FOUND,
+    **problems(416),
+    206: {"description": "The ranges that were asked for", "content": PARTS},
+}
+
 router = APIRouter(tags=["artifacts"])
 
 
-@router.put("/artifacts", status_code=201, response_model=ArtifactAnswer)
+@final
+class Octets(Response):
+    """A file."""
+
+    media_type = "application/octet-stream"
+
+
+@router.put(
+    "/artifacts",
+    status_code=201,
+    response_model=ArtifactAnswer,
+    responses=BODY_REFUSED,
+    openapi_extra={"requestBody": {"required": True, "content": UPLOADS}},
+)
 async def upload(
     request: Request, rows: Rows, installation: Installation, asking: Asking
 ) -> Response:
-    """Keep one matrix, sent as the bytes of a safetensors file."""
-    stream = aiter(request.stream())
-
-    async def following() -> bytes | None:
-        return await anext(stream, None)
-
-    def chunks() -> Iterator[bytes]:
-        while (chunk := anyio.from_thread.run(following)) is not None:
-            yield chunk
-
-    answer = await run_in_threadpool(_keep, chunks(), rows, installation, asking.key_id)
+    """Keep one matrix, sent as the bytes of a safetensors file, or as JSON: a list of its rows."""
+    if content_type(request) == "application/json":
+        chunks = iter([from_rows(await request.body())])
+    else:
+        chunks = _chunks(aiter(request.stream()))
+    answer = await run_in_threadpool(_keep, chunks, rows, installation, asking.key_id)
     headers = {"Location": f"/v1/artifacts/{answer.id}"}
     return Response(answer.model_dump_json(), 201, headers, "application/json")
 
 
-@router.get("/artifacts/{artifact_id}", response_class=FileResponse)
+@router.get("/artifacts/{artifact_id}", response_class=Octets, responses=FILES)
 def download(
     artifact_id: str,
     session: Reading,
     installation: Installation,
-    if_none_match: Annotated[str, Header()] = "",
+    if_none_match: IfNoneMatch = "",
 ) -> Response:
     """Send a file, or a range of it; its ETag is the SHA-256 of the whole."""
     store = make_store(installation)
@@ -70,14 +92,14 @@ def download(
         "ETag": f'"{sha256}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
     }
-    if headers["ETag"] in if_none_match:
+    if is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     return FileResponse(
         path, headers=headers, media_type="application/octet-stream", filename=filename
     )
 
 
-@router.get("/searches/{search_id}/artifacts")
+@router.get("/searches/{search_id}/artifacts", responses=NOT_FOUND)
 def files(search_id: str, session: Reading, installation: Installation) -> FileList:
     """List the files that the trials of a search have exported, and its report."""
     store = make_store(installation)
@@ -94,6 +116,16 @@ def files(search_id: str, session: Reading, installation: Installation) -> FileL
     link = f"/v1/searches/{search_id}/report"
     report = FileAnswer(id=search_id, name="report.json", trial=None, bytes=size, link=link)
     return FileList(items=(report, *found))
+
+
+def _chunks(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """Read a body in a thread of its own, as it comes."""
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    while (chunk := anyio.from_thread.run(following)) is not None:
+        yield chunk
 
 
 def _keep(

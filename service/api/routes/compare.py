@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.api.dependencies import Reading
+from service.api.documented import NOT_FOUND
 from service.api.schemas import ComparisonAnswer
 from service.db.session import clock
 from service.errors import NotYetThere
@@ -16,7 +17,7 @@ router = APIRouter(tags=["compare"])
 Listed = Annotated[str, Query(max_length=1000)]
 
 
-@router.get("/compare")
+@router.get("/compare", responses=NOT_FOUND)
 def compare(session: Reading, trials: Listed = "", searches: Listed = "") -> ComparisonAnswer:
     """Compare 2 to 8 trials (`trials=<id>,<search>:<number>`), or the best of some searches."""
     ids = [one.replace(":", "-") for one in trials.split(",") if one]

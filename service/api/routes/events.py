@@ -11,19 +11,25 @@ from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from service import jobs
 from service.api.dependencies import Rows
+from service.api.documented import NOT_FOUND, Responses
 from service.api.door import Asking
 from service.api.paging import Limit
 from service.api.schemas import EventAnswer, EventList, SearchAnswer
 from service.db.session import Database, clock
+from service.errors import SearchNotFound
 
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 LARGEST_ID = 2**63 - 1
 
+STREAM: Responses = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+}
+
 router = APIRouter(prefix="/searches/{search_id}/events", tags=["events"])
 
 
-@router.get("", response_model=EventList)
+@router.get("", response_model=EventList, responses=NOT_FOUND | STREAM)
 async def events(
     search_id: str,
     request: Request,
@@ -48,7 +54,10 @@ async def _stream(
 ) -> AsyncIterator[bytes]:
     told, silent = "", 0.0
     while not stopping.is_set():
-        found, search = await run_in_threadpool(_news, rows, search_id, last)
+        try:
+            found, search = await run_in_threadpool(_news, rows, search_id, last)
+        except SearchNotFound:  # it was deleted meanwhile
+            return
         if not await run_in_threadpool(_may_stay, rows, asking):
             return
         for event in found:
