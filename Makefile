@@ -59,6 +59,7 @@ cluster: $(STAMP)  ## Run what docker-compose.yml runs, by hand: own servers, AP
 
 faults: $(STAMP)  ## Kill, stop, fill and cut off whatever there is during searches; QUICK=1 is short
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.storm $(if $(QUICK),--quick)
+
 fuzz: $(STAMP)  ## Ask the service for all that its document admits, and send it harm; QUICK=1 for less
 	FULL_PROOF=$(if $(QUICK),,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 \
 		tests/unit/service/test_fuzz_rest.py tests/unit/service/test_fuzz_uploads.py \
