@@ -30,7 +30,7 @@ from search.profile import (
     second_moments,
 )
 from search.progress import Silent
-from search.resolved import resolve
+from search.resolved import ResolvedSearch, resolve
 from search.spec import ImageDataset, SearchSpec
 
 DATASET: ImageDataset = "mnist-5k"
@@ -85,16 +85,14 @@ def measure(model: Mapping[str, object]) -> dict[str, object]:
         "items": sum(len(one.items) for one in found.menu.layers),
         "parts": spent,
         "menus_of": {
-            kind: _by_shape(found, SearchSpec.model_validate(asked | {"space": space}))
+            kind: _by_shape(found, resolved.model_copy(update={"structures": (kind,)}))
             for kind in resolved.structures
-            for space in [{"structures": [kind]}]
         },
     }
 
 
-def _by_shape(found: Profile, spec: SearchSpec) -> dict[str, Seconds]:
+def _by_shape(found: Profile, resolved: ResolvedSearch) -> dict[str, Seconds]:
     """Make the menus of one kind, for all layers of a shape after those of another."""
-    resolved = resolve(spec)
     spent: dict[str, Seconds] = {}
     shapes = {p.weight.shape for p in found.layers}
     for shape in sorted(shapes):

@@ -93,7 +93,7 @@ def main() -> None:
                 ratio = _in_a_process(name, what, home) / dense
                 found[name][f"{what} over dense"] = round(ratio, 2)
             found[name]["dense_megabytes"] = round(dense / 2**20, 1)
-    print(json.dumps({"benchmark": "training_memory", "machine": machine(), "memory": found}))
+    print(json.dumps({"benchmark": "training_memory", **machine(), "memory": found}))
 
 
 def _in_a_process(name: str, what: str, home: str) -> int:

@@ -1,7 +1,7 @@
 """The one way in: a single trial for workers, a whole search for notebooks."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +119,8 @@ def run_search(
     `earlier` are the candidates it is warm-started with (see `search.warm.inherited`).
 
     Raises SpecError where the spec can never work, StoppedError when told to stop, and
-    RuntimeError, with its sentence, when the reference or the measurement failed.
+    RuntimeError, with its sentence, when the reference or the measurement failed, or whatever was
+    tried beside the reference.
     """
     if spec.warm_start is not None and earlier is None:
         raise SpecError(
@@ -130,6 +131,8 @@ def run_search(
     history: list[FinishedTrial] = []
     outcomes: dict[int, TrialOutcome] = {}
     for planned in planned_trials(spec):
+        if planned.kind == "measurement" and (spoilt := _nothing_found(history, outcomes)):
+            raise RuntimeError(spoilt)
         recorder = Recorder(progress or Silent())
         settings = None
         if planned.kind == "candidate":
@@ -168,3 +171,15 @@ def run_search(
     assert report is not None
     folders = {t.planned.number: t.folder for t in history if t.folder}
     return SearchResult(report, outcomes, folders, tuple(history))
+
+
+def _nothing_found(
+    history: Sequence[FinishedTrial], outcomes: Mapping[int, TrialOutcome]
+) -> str | None:
+    """Say why the first failed, where nothing beside the reference is complete."""
+    tried = [trial for trial in history if trial.planned.kind != "reference"]
+    failed = [trial.planned for trial in tried if trial.state == "FAILED"]
+    if not failed or any(trial.state == "COMPLETE" for trial in tried):
+        return None
+    sentence = outcomes[failed[0].number].sentence
+    return f"nothing within the budget was completed; {failed[0].name}: {sentence}"

@@ -199,11 +199,15 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
         return
     if search.state not in ("RUNNING", "PAUSING"):
         return
-    reference, measurement = trials[0], trials[-1]
+    reference, *tried, measurement = trials
     if _failed(reference):
         sentence = "the reference, which everything is compared with, failed"
         cancel_waiting(session, trials, cause.because("prerequisite_failed", sentence))
         move_search(session, search, "FAILED", _reason_of(reference, cause))
+    elif spoilt := _nothing_found(tried):
+        sentence = "nothing within the budget was completed, so there is nothing to measure"
+        cancel_waiting(session, trials, cause.because("prerequisite_failed", sentence))
+        move_search(session, search, "FAILED", _reason_of(spoilt, cause))
     elif _failed(measurement):
         move_search(session, search, "FAILED", _reason_of(measurement, cause))
     elif measurement.state == "COMPLETE":
@@ -239,6 +243,13 @@ def _stopped(search: SearchRow, cause: Cause) -> Cause:
 
 def _failed(trial: TrialRow) -> bool:
     return trial.state in ENDED and trial.state != "COMPLETE"
+
+
+def _nothing_found(tried: Sequence[TrialRow]) -> TrialRow | None:
+    """The first that failed, where all have ended and none of them is complete."""
+    if any(trial.state == "COMPLETE" or trial.state not in ENDED for trial in tried):
+        return None
+    return next((trial for trial in tried if trial.state == "FAILED"), None)
 
 
 def _reason_of(trial: TrialRow, cause: Cause) -> Cause:

@@ -243,6 +243,26 @@ class TestManyWorkers:
         assert story.told_of(None) == ["QUEUED", "RUNNING", "SUCCEEDED"]
 
 
+class TestASearchThatFindsNothing:
+    def test_fails_for_the_reason_of_the_first_that_failed(self, story: Story) -> None:
+        story.run(REFERENCE)
+        for number in (*BASELINES, FIRST):
+            story.finish(story.begin(number), "FAILED", "not_finite", sentence="at step 3")
+        assert story.search.state == "RUNNING"
+        story.finish(story.begin(SECOND), "PRUNED", "pruned")
+        search = story.search
+        assert (search.state, search.reason) == ("FAILED", "not_finite")
+        assert search.sentence == f"{story.trial(BASELINES[0]).name}: at step 3"
+        assert story.trial(MEASUREMENT).reason == "prerequisite_failed"
+
+    def test_is_none_where_one_is_complete(self, story: Story) -> None:
+        story.run(REFERENCE, BASELINES[0])
+        for number in (*BASELINES[1:], FIRST, SECOND):
+            story.finish(story.begin(number), "FAILED", "not_finite")
+        story.run(MEASUREMENT)
+        assert story.search.state == "SUCCEEDED"
+
+
 class TestACancel:
     def test_ends_at_once_what_has_not_begun(self, story: Story) -> None:
         assert story.cancel().state == "CANCELLED"

@@ -66,7 +66,7 @@ def test_a_cell_of_the_latency_benchmark_makes_a_line_and_a_table() -> None:
         )
         results = json.loads(json.dumps(list(cells)))
     assert {row["structure"] for row in results} >= {"low rank", "block diagonal"}
-    *_extremes, title, table = tables.latency(results)
+    *_extremes, title, table = tables.latency({"results": results})
     assert title == "### 64 x 64, float32, 0.5 of the MACs"
     assert len(table.splitlines()) == 2 + len(results)
 
@@ -94,7 +94,8 @@ def line(**changes: object) -> str:
         "time_over_dense": {count: [0.5, 0.4, 0.6] for count in ("1", "64", "1576")},
     }
     machine = {"processor": "a processor", "cores": 2, "threads": 1, "torch": "2.13"}
-    whole = {"benchmark": "layers", **machine, "results": [row]}
+    curves = {"64 x 64": {"plain": {"all": 0.1}, "data-aware": {"all": 0.2}}}
+    whole = {"benchmark": "layers", **machine, "error_curve_seconds": curves, "results": [row]}
     return json.dumps(whole | changes)
 
 
@@ -114,7 +115,7 @@ def test_a_benchmarks_line_becomes_the_page(
         (None, "cannot be read: No such file or directory"),
         ("", "is not JSON"),
         ("Traceback (most recent call last):", "is not JSON"),
-        ("[]", "is not what one of benchmarks.latency and benchmarks.layers has printed"),
+        ("[]", "is not what one of benchmarks.frontier and benchmarks.recovery and"),
         (line(benchmark="ablation"), "is not what one of"),
         (line(results=[{"rows": 64}]), "is not a whole line of this version's benchmarks.layers"),
         (line(results=None), "is not a whole line of this version's benchmarks.layers"),
@@ -138,14 +139,15 @@ def test_a_bad_file_gets_a_sentence_and_nothing_is_printed(
 def test_the_page_in_the_documents_names_what_the_benchmarks_name() -> None:
     page = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert page.startswith(tables.OPENING)
-    for title, words, _ in tables.SECTIONS.values():
-        assert f"## {title}\n\n{words}\n" in page
+    sections = {title: words for title, words, _ in tables.SECTIONS.values()}
+    titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert titles == [title for title in sections if title in titles]
+    for title in titles:
+        assert f"## {title}\n\n{sections[title]}\n" in page
     first = re.findall(r"^\| (.*?) \|", page, re.MULTILINE)
     # A row of the latency is followed by the structure in words; a rival is in italics.
     cells = {re.sub(r" \(.*|^\*|\*$", "", cell) for cell in first}
-    heads = {"---", "structure", "layer", "all"}
-    assert len(cells) > len(NAMES)
-    assert cells <= heads | set(NAMES) | RIVALS.keys()
+    assert cells >= set(NAMES) | RIVALS.keys()
 
 
 def test_profiling_is_timed_as_a_whole_and_in_parts() -> None:
@@ -167,14 +169,64 @@ def test_the_frontier_pairs_every_contender_with_ours_by_seed() -> None:
         {"network": "vit", "share": 0.15, "seed": seed, "contender": name, "test_loss": loss}
         for seed, ours in enumerate((0.5, 0.7))
         for name, loss in zip(
-            frontier.CONTENDERS, (ours, *(ours + 0.1 * i for i in range(1, 5))), strict=True
+            frontier.NAMES, (ours - 0.1, *(ours + 0.1 * i for i in range(5))), strict=True
         )
     ]
     (cell,) = frontier.compared(rows)
     over = cell["over_ours"]
     assert isinstance(over, dict)
-    assert [round(spread["mean"], 6) for spread in over.values()] == [0.1, 0.2, 0.3, 0.4]
+    assert [round(spread["mean"], 6) for spread in over.values()] == [-0.1, 0.1, 0.2, 0.3, 0.4]
     assert all(spread["deviation"] < 1e-9 for spread in over.values())
+
+
+MACHINE = {"processor": "a processor", "cores": 2, "threads": 1, "torch": "2.13"}
+SPREADS = {name: {"mean": 0.25, "deviation": 0.0125} for name in frontier.NAMES}
+LINES: dict[str, tuple[dict[str, object], str]] = {
+    "frontier": (
+        {
+            "compared": [
+                {"network": "vit", "share": 0.15, "test_loss": SPREADS, "over_ours": SPREADS}
+            ]
+        },
+        "| vit, 0.15 | 0.2500 ± 0.0125 | 0.2500 ± 0.0125 | +0.2500 ± 0.0125 |",
+    ),
+    "recovery": (
+        {
+            "rows": [
+                {"matrix": "Gaussian", "size": 64, "share": 0.1, "within_bar": True}
+                | {"error": 0.5, "rival_error": 0.625, "found": "a", "rival": "b", "better": True}
+            ]
+        },
+        "| Gaussian 64, 0.1 | 0.5 | 0.62 | a | b |",
+    ),
+    "step_cost": (
+        {
+            "results": [
+                {"network": "vit", "batch": 64, "mean_relaxed_over_mean_dense": 1.25}
+                | {"median_of_pairs": [1.5, 1.0, 2.0]}
+            ]
+        },
+        "| vit, 64 | 1.25 | 1.5 | 1.0 to 2.0 |",
+    ),
+    "search_cost": ({"over_its_epochs": 1.5}, "| over its epochs | 1.5 |"),
+    "workers": ({"ratio": 0.5}, "| ratio | 0.5 |"),
+    "profile": (
+        {"parts": {"whole": {"seconds": 2.0, "cpu_seconds": 4.0}}},
+        "| whole | 2.00 | 4.00 |",
+    ),
+    "training_memory": (
+        {"memory": {"a network": {"candidate over dense": 1.5}}},
+        "| a network | 1.5 |",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_line_about_searches_becomes_a_table(name: str, tmp_path: Path) -> None:
+    fields, row = LINES[name]
+    path = tmp_path / "line.json"
+    path.write_text(json.dumps({"benchmark": name, **MACHINE, **fields}))
+    assert row in tables.section(path)
 
 
 def ran(workers_: int, *spans: tuple[int, int], found: str = "low rank") -> workers.Run:

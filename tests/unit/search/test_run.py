@@ -401,3 +401,13 @@ def test_rules_hold_in_every_trial(rules: list[dict[str, object]], tmp_path: Pat
                     dense_cost(layer, "macs")
                 )
     assert all(outcome.state == "COMPLETE" for outcome in found.outcomes.values())
+
+
+def test_a_search_in_which_everything_fails_says_so_and_names_no_winner(tmp_path: Path) -> None:
+    spec = tiny(
+        compute={"trials": 1, "epochs": 1, "reference_epochs": 1},
+        training={"samples": 256, "tuning_rate": 1e30},
+        space={"baselines": []},
+    )
+    with pytest.raises(RuntimeError, match=r"nothing within .*; candidate 1: the loss is not fin"):
+        run_search(spec, folder=tmp_path, threads=1)
