@@ -22,9 +22,10 @@ T = TypeVar("T")
 WEIGHTS, SPEC, PROGRAM = "network.safetensors", "network.json", "network.pt2"
 FORMS = "forms.json"
 _FORMS = TypeAdapter(dict[str, Form])
-# The one key of a safetensors header under which all JSON travels.
+# The one key of a safetensors header under which all JSON travels: of several the file's order would
+# be another each time.
 VALUES = "values"
-# And the other one, for what a disk has changed is still a well-formed file.
+# Its member for what a disk has changed, and is still a well-formed file.
 CHECKSUM = "sha256"
 
 
@@ -37,8 +38,9 @@ def save_tensors(
 ) -> None:
     """Write tensors and a JSON-able mapping as one file, wholly or not at all."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(dict(values or {}), allow_nan=False)
-    header = {VALUES: text, CHECKSUM: _checksum(flat, text)}
+    told = dict(values or {})
+    told[CHECKSUM] = _checksum(flat, told)
+    header = {VALUES: json.dumps(told, allow_nan=False)}
     replace_file(Path(path), lambda temporary: save_file(flat, temporary, metadata=header))
 
 
@@ -48,19 +50,19 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
-        text = header.get(VALUES, "{}")
-        values = json.loads(text)
+        values = json.loads(header.get(VALUES, "{}"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except (SafetensorError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-    if CHECKSUM in header and header[CHECKSUM] != _checksum(tensors, text):
+    checksum = values.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, values):
         raise CheckpointError(f"{path} has changed since it was written")
     return tensors, values
 
 
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+def _checksum(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(values, allow_nan=False).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
