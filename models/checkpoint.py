@@ -22,8 +22,8 @@ T = TypeVar("T")
 WEIGHTS, SPEC, PROGRAM = "network.safetensors", "network.json", "network.pt2"
 FORMS = "forms.json"
 _FORMS = TypeAdapter(dict[str, Form])
-# The one key of a safetensors header under which all JSON travels: of several, the order in the file
-# would be another each time.
+# The one key of a safetensors header under which all JSON travels: several would be written in
+# another order each time.
 VALUES = "values"
 # Its member for what a disk has changed, and is still a well-formed file.
 CHECKSUM = "sha256"
