@@ -63,6 +63,14 @@ class Page:
             assert time.monotonic() < deadline, f"it never came true: {expression}"
             time.sleep(0.05)
 
+    def press(self, key: str) -> None:
+        """Press one key, as a person does who has no mouse."""
+        code = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}[key]
+        text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
+        for kind in ("keyDown", "keyUp"):
+            said = {"type": kind, "key": key, "windowsVirtualKeyCode": code, **text}
+            self._ask("Input.dispatchKeyEvent", **said)
+
     def picture(self) -> bytes:
         answer = self._ask("Page.captureScreenshot", captureBeyondViewport=True)
         return b64decode(answer["data"])

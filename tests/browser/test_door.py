@@ -57,9 +57,10 @@ def test_a_person_signs_in_works_and_signs_out(service: Service, page: Page) -> 
     page.evaluate(f"document.querySelector('#key').value = '{key}'")
     page.evaluate("document.querySelector('form.login').submit()")
     page.wait(f"location.pathname == '/view/{search_id}'")
-    page.wait("document.querySelector('button[data-post]') != null")
+    page.wait("document.querySelector('#do-cancel') != null")
     assert page.evaluate("document.cookie") == ""  # which no script can read
-    page.evaluate("document.querySelector('button[data-post]').click()")
+    page.evaluate("document.querySelector('#do-cancel').click()")
+    page.evaluate("document.querySelector('#ask-yes').click()")
     page.wait("document.querySelector('h1').innerText.includes('cancelled')")
     page.evaluate("document.querySelector('form[action=\"/logout\"]').submit()")
     page.wait("location.pathname == '/login'")

@@ -12,6 +12,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+OPEN = "document.querySelector('#{}').open"
+
+
+def state(named: str) -> str:
+    return f"document.querySelector('h1')?.innerText.includes('{named}')"
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("home")) as running:
@@ -61,6 +68,81 @@ def test_a_live_page_shows_what_changed_keeps_what_was_chosen_and_stops(
     page.wait("document.body.innerText.includes('epoch 3 of 6')")
     assert page.evaluate("document.body.innerText.includes('0.1250')")
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 1
-    page.evaluate("document.querySelector('button[data-post]').click()")
-    page.wait("document.querySelector('h1').innerText.includes('stopping')")
     assert page.complaints == []
+
+
+def test_a_search_is_paused_resumed_and_cancelled_by_keyboard(service: Service, page: Page) -> None:
+    search_id = service.submit(name="by hand")
+    page.open(f"{service.url}/view/{search_id}")
+    page.evaluate("document.querySelector('#do-rest').focus()")
+    page.press("Enter")
+    page.wait(state("paused"))
+    assert page.evaluate("document.activeElement.innerText") == "resume"
+    page.press(" ")
+    page.wait(state("queued"))
+    assert page.evaluate("document.activeElement.innerText") == "pause"
+    page.evaluate("document.querySelector('#do-cancel').focus()")
+    page.press("Enter")
+    page.wait(OPEN.format("ask"))
+    assert page.evaluate("document.querySelector('#ask').innerText.includes('cannot go on')")
+    page.press("Escape")
+    page.wait(f"!({OPEN.format('ask')})")
+    page.press("Enter")  # the button has it back
+    page.wait(OPEN.format("ask"))
+    assert page.evaluate("document.activeElement.innerText") == "no"
+    page.press("Tab")
+    page.press("Enter")
+    page.wait(state("cancelled"))
+    assert page.complaints == []
+
+
+def test_what_runs_is_killed_once_that_is_confirmed(service: Service, page: Page) -> None:
+    search_id = service.submit(name="to be killed")
+    begin(service, search_id, 0)
+    page.open(f"{service.url}/view/{search_id}")
+    page.evaluate("document.querySelector('#do-kill').click()")
+    page.wait(OPEN.format("ask"))
+    assert service.http.get(f"/v1/searches/{search_id}").json()["state"] == "RUNNING"
+    page.evaluate("document.querySelector('#ask-yes').click()")
+    page.wait(state("stopping"))
+    assert service.http.get(f"/v1/searches/{search_id}").json()["reason"] == "killed"
+    assert page.complaints == []
+
+
+def test_a_refusal_is_told_and_an_ended_search_is_cloned_and_deleted(
+    service: Service, page: Page
+) -> None:
+    search_id = service.submit(name="first")
+    page.open(f"{service.url}/view/{search_id}")
+    # What the page has not heard of yet: it is told what the service answers.
+    stale = f"{{act: 'DELETE', to: '/v1/searches/{search_id}'}}"
+    page.evaluate(f"Object.assign(document.querySelector('#do-rest').dataset, {stale})")
+    page.evaluate("document.querySelector('#do-rest').click()")
+    page.wait("!document.querySelector('#said').hidden")
+    assert "cancel it first" in page.evaluate("document.querySelector('#said').innerText")
+    service.http.post(f"/v1/searches/{search_id}/cancel")
+    page.wait(state("cancelled"))
+    page.evaluate("document.querySelector('#do-clone').click()")
+    page.wait(OPEN.format("clone"))
+    page.evaluate("document.querySelector('#clone-share').value = '0.02'")
+    page.evaluate("document.querySelector('#clone button[type=submit]').click()")
+    page.wait("!document.querySelector('#clone-said').hidden")
+    assert "budget" in page.evaluate("document.querySelector('#clone-said').innerText")
+    page.evaluate("document.querySelector('#clone-share').value = '20'")
+    page.evaluate("document.querySelector('#clone-name').value = 'second'")
+    page.evaluate("document.querySelector('#clone button[type=submit]').click()")
+    page.wait(
+        f"location.pathname.startsWith('/view/srch') && !location.href.includes('{search_id}')"
+    )
+    page.wait(state("second"))
+    cloned = service.http.get(f"/v1/searches/{page.evaluate('location.pathname').split('/')[2]}")
+    assert cloned.json()["spec"]["budget"]["ratio"] == 0.2
+    assert cloned.json()["warm_start"]["search_id"] == search_id
+    page.open(f"{service.url}/view/{search_id}")
+    page.evaluate("document.querySelector('#do-delete').click()")
+    page.wait(OPEN.format("ask"))
+    page.evaluate("document.querySelector('#ask-yes').click()")
+    page.wait("location.pathname == '/'")
+    assert service.http.get(f"/v1/searches/{search_id}").status_code == 404
+    refused = [one for one in page.complaints if "status of 4" not in str(one)]
+    assert refused == []

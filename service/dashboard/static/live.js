@@ -3,7 +3,7 @@
 const QUIET_MS = 1000;
 let due = null;
 
-async function refresh() {
+export async function refresh() {
   due = null;
   const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (answer.redirected) location.assign(answer.url); // the session has run out
@@ -13,9 +13,12 @@ async function refresh() {
     const now = fresh.getElementById(part.id);
     if (!now || now.innerHTML === part.dataset.rendered) continue;
     const chosen = [...part.querySelectorAll("input:checked")].map((box) => box.value);
+    const held = part.contains(document.activeElement) ? document.activeElement.id : null;
     part.innerHTML = now.innerHTML;
     part.dataset.rendered = now.innerHTML;
     for (const box of part.querySelectorAll("input")) box.checked = chosen.includes(box.value);
+    // Whoever works by keyboard stays where they were, or near.
+    if (held !== null) (document.getElementById(held) ?? part.querySelector("[tabindex]"))?.focus();
   }
 }
 
@@ -37,11 +40,3 @@ for (const feed of document.querySelectorAll("[data-events]")) {
 for (const part of document.querySelectorAll("[data-poll]")) {
   setInterval(refresh, 1000 * Number(part.dataset.poll));
 }
-
-document.addEventListener("click", async (event) => {
-  const address = event.target.dataset?.post;
-  if (!address) return;
-  event.target.disabled = true;
-  await fetch(address, { method: "POST" });
-  soon();
-});

@@ -93,9 +93,9 @@ def test_a_session_opens_what_its_key_opens(service: Service, browser: httpx.Cli
     assert browser.get("/v1/keys").status_code == 403
     sign_in(browser, make_key(service))
     search_id = browser.post("/v1/searches", json=SPEC).json()["id"]
-    assert "data-post" in browser.get(f"/view/{search_id}").text
+    assert "data-act" in browser.get(f"/view/{search_id}").text
     sign_in(browser, make_key(service, "read"))
-    assert "data-post" not in browser.get(f"/view/{search_id}").text
+    assert "data-act" not in browser.get(f"/view/{search_id}").text
 
 
 def test_a_write_by_session_says_where_it_comes_from(
