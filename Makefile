@@ -61,7 +61,7 @@ faults: $(STAMP)  ## Kill, stop, fill and cut off whatever there is during searc
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.storm $(if $(QUICK),--quick)
 
 fuzz: $(STAMP)  ## Ask the service for all that its document admits, and send it harm; QUICK=1 for less
-	FULL_PROOF=$(if $(QUICK),,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 \
+	FULL_PROOF=$(if $(QUICK),,1) OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 7200 -o faulthandler_timeout=7300 \
 		tests/unit/service/test_fuzz_rest.py tests/unit/service/test_fuzz_uploads.py \
 		tests/unit/service/test_fuzz_specs.py
 

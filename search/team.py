@@ -21,7 +21,9 @@ from search.trial import MemberLost
 
 HERE = "127.0.0.1"
 ARRIVED = "arrived"  # the store's count of processes that have come
-# How long a process waits for another's numbers: the first also evaluates and writes meanwhile.
+# How long the first process waits for another's numbers: who arrived and died cannot be told from
+# who is slow before all have met. The others wait longer, for the first also evaluates and writes.
+STEP_PATIENCE = timedelta(minutes=10)
 PATIENCE = timedelta(hours=2)
 BEAT = 0.05  # seconds between two looks at processes that are starting
 GRACE = 5.0  # seconds in which a process ends by itself, or is seen to have ended
@@ -132,7 +134,7 @@ class Several(Team):
                     store=store,
                     rank=self.rank,
                     world_size=self.size,
-                    timeout=PATIENCE,
+                    timeout=STEP_PATIENCE if self.leads else PATIENCE,
                 )
                 yield
         finally:

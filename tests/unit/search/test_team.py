@@ -1,13 +1,17 @@
 """Trainings on two processes: they find what one finds, stop together, and fail together."""
 
+import subprocess
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+import search.team
 from models.checkpoint import load_network, load_spec
 from search.plan import planned_trials
 from search.progress import Progress, Silent, Update
@@ -17,7 +21,7 @@ from search.resolved import resolve
 from search.run import run_trial
 from search.spec import LearnerSettings, SearchSpec, StructuresName
 from search.starts import starts
-from search.team import Alone, Several, joining
+from search.team import ARRIVED, HERE, Alone, Several, joining, leading
 from search.trial import FinishedTrial, MemberLost, TrialOutcome
 from tests.unit.search.builders import Listener, relaxed, tiny
 
@@ -152,6 +156,21 @@ def test_a_process_that_dies_ends_the_others_and_fails_the_attempt(
     with pytest.raises(MemberLost, match="process 2 of 2 ended with -9"):
         run(BASELINE, 2, home / "killed", [reference], Killer())
     assert members() == []
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_comes_and_dies_before_all_have_met_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(_rank: int, port: int) -> "subprocess.Popen[bytes]":
+        TCPStore(HERE, port, is_master=False).add(ARRIVED, 1)
+        return subprocess.Popen(["true"], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(search.team, "STEP_PATIENCE", timedelta(seconds=1))
+    team = Several(0, 2, device=torch.device("cpu"), meeting=leading(2, start))
+    lost = pytest.raises(MemberLost, match="process 2 of 2 ended with 0")
+    with lost, team.assembled(lambda: None):
+        pass
     assert not torch.distributed.is_initialized()
 
 
