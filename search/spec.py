@@ -246,10 +246,12 @@ class SearchSpec(Spec):
     `budget.ratios`, the sampler looks for the whole front, and nothing is pruned.
     `warm_start` is the id of a search that has ended: its complete candidates are told to the
     sampler before any of this one's own.
+    Of the searches of one service, those with more `priority` go first.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     tags: Annotated[tuple[Tag, ...], Field(max_length=50)] = ()
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     model: Model
     dataset: Dataset | None = None
     budget: Budget

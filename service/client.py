@@ -1,5 +1,7 @@
 """The service from Python: typed calls over HTTP, and an event stream that mends itself."""
 
+import base64
+import hashlib
 import json
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -91,6 +93,7 @@ class FileAnswer(Answer):
     name: str
     trial: int | None
     bytes: int
+    sha256: str
     link: str
 
 
@@ -129,7 +132,7 @@ class Refused(Exception):
 
 @final
 class Unreachable(Exception):
-    """Nothing answers at the address."""
+    """Nothing answers at the address, or not what was sent."""
 
 
 @final
@@ -220,13 +223,18 @@ class Client:
         return tuple(FileAnswer.model_validate(item) for item in answer["items"])
 
     def download(self, link: str, target: Path) -> None:
-        """Write one file to `target`, which appears only when it is whole."""
-        partial = target.with_name(f"{target.name}.part")
+        """Write one file to `target`, which appears only when it is whole and what was kept."""
+        partial, sha256 = target.with_name(f"{target.name}.part"), hashlib.sha256()
         with _reaching(self.url), self._http.stream("GET", link) as response:
             _check(response)
             with partial.open("wb") as file:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
+                    sha256.update(chunk)
+        told = response.headers.get("Repr-Digest", "")
+        if told and base64.b64encode(sha256.digest()).decode() not in told:
+            partial.unlink()
+            raise Unreachable(f"{target.name} did not arrive as it was sent; fetch it again")
         partial.replace(target)
 
     def upload(self, source: Path) -> str:

@@ -150,6 +150,14 @@ class WrongState(ServiceError):
 
 
 @final
+class Changed(ServiceError):
+    """What was to be changed is no longer what the client has seen."""
+
+    status = 412
+    code = "changed"
+
+
+@final
 class IdempotencyConflict(ServiceError):
     """The same Idempotency-Key came with another body."""
 

@@ -47,6 +47,7 @@ def problems(*statuses: int) -> Responses:
 EVERYWHERE = problems(400, 403, 413, 415, 422, 429, 500, 503)
 NOT_FOUND = problems(404)
 CONFLICT = problems(409)
+CHANGED = problems(412)
 BODY_REFUSED = problems(415)
 NOT_MODIFIED: Responses = {304: {"description": "Nothing has changed since the given ETag."}}
 

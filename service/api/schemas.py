@@ -282,6 +282,7 @@ class FileAnswer(Answer):
     name: str
     trial: int | None
     bytes: int
+    sha256: str
     link: str
 
 

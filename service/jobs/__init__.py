@@ -76,7 +76,9 @@ from service.jobs.results import (
     report,
 )
 from service.jobs.sessions import LIFETIME, close_session, key_of_session, open_session
+from service.jobs.spent import stop_spent
 from service.jobs.submission import add_artifact, get_artifact, submit
+from service.jobs.transitions import Cause
 from service.jobs.views import (
     ArtifactView,
     BestView,
@@ -127,6 +129,7 @@ __all__ = [
     "ArtifactView",
     "Batch",
     "BestView",
+    "Cause",
     "Census",
     "Claim",
     "ComparedTrial",
@@ -235,6 +238,7 @@ __all__ = [
     "save_settings",
     "settle",
     "still_let_in",
+    "stop_spent",
     "submit",
     "take_batch",
     "trial_files",

@@ -1,7 +1,7 @@
 """What a client can do to a search that is there: stop, pause, resume, change and delete it."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete
@@ -14,7 +14,6 @@ from service.errors import SpecRefused, WrongState
 from service.jobs.planning import trial_row_of
 from service.jobs.reading import get_search
 from service.jobs.transitions import (
-    CLIENT,
     PAUSED,
     Cause,
     advance,
@@ -25,39 +24,25 @@ from service.jobs.transitions import (
     trials_of,
 )
 from service.jobs.views import SearchView
-from service.lifecycle import Reason
+
+ASKED = "the client asked for it"
 
 
-def cancel(
-    session: Session,
-    search_id: str,
-    *,
-    now: datetime,
-    request_id: str | None = None,
-    by: str = CLIENT,
-) -> SearchView:
+def cancel(session: Session, search_id: str, asked: Cause) -> SearchView:
     """Begin nothing more and ask what runs to stop; asking twice is harmless."""
     search = lock_search(session, search_id)
     match search.state:
         case "STOPPING" | "CANCELLED":
             pass
         case _:
-            cause = _asked(by, now, request_id, "user_cancel", "the client asked for it")
-            _stop(session, search, cause)
-    return get_search(session, search_id, now=now)
+            _stop(session, search, asked.because("user_cancel", ASKED))
+    return get_search(session, search_id, now=asked.at)
 
 
-def kill(
-    session: Session,
-    search_id: str,
-    *,
-    now: datetime,
-    request_id: str | None = None,
-    by: str = CLIENT,
-) -> SearchView:
+def kill(session: Session, search_id: str, asked: Cause) -> SearchView:
     """End what runs at once, without a checkpoint; a search that is being cancelled, too."""
     search = lock_search(session, search_id)
-    cause = _asked(by, now, request_id, "killed", "the client asked for it")
+    cause = asked.because("killed", ASKED)
     match search.state:
         case "CANCELLED":
             pass
@@ -66,24 +51,17 @@ def kill(
                 move_search(session, search, "STOPPING", cause)
         case _:
             _stop(session, search, cause)
-    return get_search(session, search_id, now=now)
+    return get_search(session, search_id, now=asked.at)
 
 
-def pause(
-    session: Session,
-    search_id: str,
-    *,
-    now: datetime,
-    request_id: str | None = None,
-    by: str = CLIENT,
-) -> SearchView:
+def pause(session: Session, search_id: str, asked: Cause) -> SearchView:
     """Begin nothing more, and let what runs go on later from where it is; twice is harmless."""
     search = lock_search(session, search_id)
-    cause = _asked(by, now, request_id, "user_pause", "the client asked for it")
+    cause = asked.because("user_pause", ASKED)
     match search.state:
         case "QUEUED":
             paused = cause.because("user_pause", PAUSED)
-            move_search(session, search, "PAUSED", paused, paused_at=now)
+            move_search(session, search, "PAUSED", paused, paused_at=asked.at)
         case "RUNNING":
             move_search(session, search, "PAUSING", cause)
             advance(session, search, cause)
@@ -91,66 +69,48 @@ def pause(
             pass
         case _:
             raise WrongState(f"only a live search can be paused; this one is {search.state}")
-    return get_search(session, search_id, now=now)
+    return get_search(session, search_id, now=asked.at)
 
 
-def resume(
-    session: Session,
-    search_id: str,
-    *,
-    now: datetime,
-    request_id: str | None = None,
-    by: str = CLIENT,
-) -> SearchView:
+def resume(session: Session, search_id: str, asked: Cause) -> SearchView:
     """Let a paused search go on; the pause does not count as its time."""
     search = lock_search(session, search_id)
     match search.state:
         case "PAUSED":
             deadline, since = search.deadline_at, search.paused_at
             if deadline is not None and since is not None:
-                deadline += now - since
-            cause = _asked(by, now, request_id, "", "")
-            move_search(session, search, "QUEUED", cause, paused_at=None, deadline_at=deadline)
+                deadline += asked.at - since
+            move_search(session, search, "QUEUED", asked, paused_at=None, deadline_at=deadline)
         case "QUEUED" | "RUNNING":
             pass
         case "PAUSING":
             raise WrongState("the search is still PAUSING; it can be resumed once it is PAUSED")
         case _:
             raise WrongState(f"only a paused search can be resumed; this one is {search.state}")
-    return get_search(session, search_id, now=now)
+    return get_search(session, search_id, now=asked.at)
 
 
-def amend(
-    session: Session,
-    search_id: str,
-    changes: Mapping[str, Any],
-    *,
-    now: datetime,
-    request_id: str | None = None,
-    by: str = CLIENT,
-) -> SearchView:
+def amend(session: Session, search_id: str, changes: Mapping[str, Any], asked: Cause) -> SearchView:
     """Change the `name`, the `tags`, the `priority` of a search, or give it more `compute`."""
     search = lock_search(session, search_id)
-    before = SearchSpec.model_validate(search.spec)
+    before = SearchSpec.model_validate(search.spec | {"priority": search.priority})
     after = _amended(before, changes)
     if after.compute != before.compute:
         _check_more(search, before, after)
-        _replan(session, search, before, after, _asked(by, now, request_id, "", ""))
+        _replan(session, search, before, after, asked)
         _move_deadline(search, before, after)
     if after.tags != before.tags:
         session.execute(delete(TagRow).where(TagRow.search_id == search_id))
         session.add_all(TagRow(search_id=search_id, tag=tag) for tag in dict.fromkeys(after.tags))
-    priority = changes.get("priority", search.priority)
-    changed = [name for name in ("name", "tags", "compute") if _differ(before, after, name)]
-    changed += ["priority"] if priority != search.priority else []
+    names = ("name", "tags", "compute", "priority")
+    changed = [name for name in names if getattr(before, name) != getattr(after, name)]
     if changed:
-        search.name, search.priority = after.name, priority
+        search.name, search.priority = after.name, after.priority
         search.spec = after.model_dump(mode="json")
         session.flush()
-        sentence = f"the client changed {', '.join(changed)}"
-        cause = _asked(by, now, request_id, "", sentence)
+        cause = asked.because("", f"the client changed {', '.join(changed)}")
         append_event(session, search_id, "search", search.state, cause)
-    return get_search(session, search_id, now=now)
+    return get_search(session, search_id, now=asked.at)
 
 
 def delete_search(session: Session, search_id: str) -> None:
@@ -167,10 +127,6 @@ def delete_search(session: Session, search_id: str) -> None:
     session.expunge(search)
 
 
-def _asked(by: str, now: datetime, request_id: str | None, reason: Reason, sentence: str) -> Cause:
-    return Cause(by, now, reason, sentence, request_id)
-
-
 def _stop(session: Session, search: SearchRow, cause: Cause) -> None:
     if search.ended_at is not None:
         raise WrongState(f"the search has already ended: it is {search.state}")
@@ -181,15 +137,11 @@ def _stop(session: Session, search: SearchRow, cause: Cause) -> None:
 
 def _amended(before: SearchSpec, changes: Mapping[str, Any]) -> SearchSpec:
     body = before.model_dump(mode="json")
-    for name in ("name", "tags"):
+    for name in ("name", "tags", "priority"):
         if name in changes:
             body[name] = changes[name]
     body["compute"] |= changes.get("compute", {})
     return SearchSpec.model_validate(body)
-
-
-def _differ(before: SearchSpec, after: SearchSpec, name: str) -> bool:
-    return bool(getattr(before, name) != getattr(after, name))
 
 
 def _check_more(search: SearchRow, before: SearchSpec, after: SearchSpec) -> None:

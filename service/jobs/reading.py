@@ -14,6 +14,7 @@ from service.db.tables import EventRow, LatestRow, SearchRow, TrialRow
 from service.errors import SearchNotFound, TrialNotFound
 from service.jobs.best import best_of, bests_of
 from service.jobs.estimate import progress_of, ran
+from service.jobs.transitions import lock_search
 from service.jobs.views import (
     EventView,
     SearchView,
@@ -23,8 +24,12 @@ from service.jobs.views import (
 from service.lifecycle import Reason, SearchState
 
 
-def get_search(session: Session, search_id: str, *, now: datetime) -> SearchView:
-    """One search, or SearchNotFound."""
+def get_search(
+    session: Session, search_id: str, *, now: datetime, locked: bool = False
+) -> SearchView:
+    """One search, or SearchNotFound; `locked`, it stays as it is for this transaction."""
+    if locked:
+        lock_search(session, search_id)
     return search_views(session, [search_row(session, search_id)], now)[0]
 
 

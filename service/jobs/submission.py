@@ -71,6 +71,7 @@ def submit(
     cause = Cause(asking.label, now, request_id=request_id)
     row = _search_row(search_id, spec, resolved, now)
     row.request_id, row.trace, row.key_id = request_id, trace, asking.key_id
+    row.priority = spec.priority
     if spec.warm_start is not None:
         earlier, row.warm_start = warm_start(session, spec, resolved, spec.warm_start)
         row.earlier = [one.model_dump(mode="json") for one in earlier]

@@ -211,10 +211,10 @@ def advance(session: Session, search: SearchRow, cause: Cause) -> None:
     elif _failed(measurement):
         move_search(session, search, "FAILED", _reason_of(measurement, cause))
     elif measurement.state == "COMPLETE":
-        exhausted = any(trial.reason == "compute_exhausted" for trial in trials)
+        exhausted = next((one for one in trials if one.reason == "compute_exhausted"), None)
         ended = cause.because("", "")
-        if exhausted:
-            ended = cause.because("compute_exhausted", "the time for new candidates ran out")
+        if exhausted is not None:
+            ended = cause.because("compute_exhausted", exhausted.sentence)
         move_search(session, search, "SUCCEEDED", ended)
     elif search.state == "PAUSING" and not any(trial.state == "RUNNING" for trial in trials):
         paused = cause.because("user_pause", PAUSED)
@@ -246,10 +246,11 @@ def _failed(trial: TrialRow) -> bool:
 
 
 def _nothing_found(tried: Sequence[TrialRow]) -> TrialRow | None:
-    """The first that failed, where all have ended and none of them is complete."""
+    """The first that failed or had no time, where all have ended and none of them is complete."""
     if any(trial.state == "COMPLETE" or trial.state not in ENDED for trial in tried):
         return None
-    return next((trial for trial in tried if trial.state == "FAILED"), None)
+    why = (one for one in tried if one.state == "FAILED" or one.reason == "compute_exhausted")
+    return next(why, None)
 
 
 def _reason_of(trial: TrialRow, cause: Cause) -> Cause:

@@ -11,6 +11,7 @@ from search.spec import SearchSpec
 from service import jobs
 from service.db.session import Database
 from service.lifecycle import Reason
+from service.quota import Quota
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE = timedelta(seconds=60)
@@ -104,17 +105,23 @@ class Story:
         return [int(trial_id.rpartition("-")[2]) for trial_id in due]
 
     def cancel(self) -> jobs.SearchView:
-        return self.write(
-            lambda session: jobs.cancel(session, self.id, now=self.now, request_id="request-2")
-        )
+        return self.write(lambda session: jobs.cancel(session, self.id, self.asked("request-2")))
 
     def tell(self, how: str) -> jobs.SearchView:
         """Have the client pause, resume, kill or cancel the search."""
         act = {"pause": jobs.pause, "resume": jobs.resume, "kill": jobs.kill}.get(how, jobs.cancel)
-        return self.write(lambda session: act(session, self.id, now=self.now, request_id="r"))
+        return self.write(lambda session: act(session, self.id, self.asked("r")))
 
     def amend(self, **changes: Any) -> jobs.SearchView:
-        return self.write(lambda session: jobs.amend(session, self.id, changes, now=self.now))
+        return self.write(lambda session: jobs.amend(session, self.id, changes, self.asked()))
+
+    def asked(self, request_id: str | None = None) -> jobs.Cause:
+        """A request of the client's, now."""
+        return jobs.Cause("client", self.now, request_id=request_id)
+
+    def spend(self, quota: Quota) -> None:
+        """Have the reaper look whether the computing of today is used up."""
+        self.write(lambda session: jobs.stop_spent(session, quota, now=self.now))
 
     @property
     def search(self) -> jobs.SearchView:

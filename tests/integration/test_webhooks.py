@@ -121,7 +121,7 @@ def test_what_is_rolled_back_is_told_to_nobody(hooked: Hooked, receiver: Receive
 
     def fail() -> None:
         with hooked.database.write() as session:
-            jobs.cancel(session, hooked.story.id, now=hooked.story.now)
+            jobs.cancel(session, hooked.story.id, hooked.story.asked())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -1,6 +1,6 @@
 """Files: uploads that a spec can name, and what a search has made."""
 
-import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, final
@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 
 from service import jobs
-from service.api.conditional import IfNoneMatch, is_known
+from service.api.conditional import IfNoneMatch, is_known, repr_digest
 from service.api.dependencies import Installation, Reading, Rows, content_type
 from service.api.documented import BODY_REFUSED, NOT_FOUND, NOT_MODIFIED, Responses, problems
 from service.api.door import Asking
@@ -88,10 +88,7 @@ def download(
         uploaded = jobs.get_artifact(session, artifact_id)
         path, sha256 = store.upload(uploaded.id), uploaded.sha256
         filename = f"{artifact_id}.safetensors"
-    headers = {
-        "ETag": f'"{sha256}"',
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
-    }
+    headers = {"ETag": f'"{sha256}"', "Repr-Digest": repr_digest(sha256)}
     if is_known(headers["ETag"], if_none_match):
         return Response(status_code=304, headers=headers)
     return FileResponse(
@@ -110,11 +107,18 @@ def files(search_id: str, session: Reading, installation: Installation) -> FileL
         for file in store.exports(search_id, trial.number, trial.attempt)
     ]
     try:
-        size = len(jobs.report(session, search_id).model_dump_json())
+        text = jobs.report(session, search_id).model_dump_json().encode()
     except NotYetThere:
         return FileList(items=tuple(found))
     link = f"/v1/searches/{search_id}/report"
-    report = FileAnswer(id=search_id, name="report.json", trial=None, bytes=size, link=link)
+    report = FileAnswer(
+        id=search_id,
+        name="report.json",
+        trial=None,
+        bytes=len(text),
+        sha256=hashlib.sha256(text).hexdigest(),
+        link=link,
+    )
     return FileList(items=(report, *found))
 
 
@@ -160,5 +164,6 @@ def _file(search_id: str, number: int, file: StoredFile) -> FileAnswer:
         name=name,
         trial=number,
         bytes=file.bytes,
+        sha256=file.sha256,
         link=f"/v1/artifacts/{artifact_id}",
     )

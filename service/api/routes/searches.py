@@ -26,7 +26,14 @@ from search.report import Report
 from search.spec import Dataset, SearchSpec
 from service import jobs, tracing
 from service.api.auditing import Auditing
-from service.api.conditional import IfNoneMatch, tagged
+from service.api.conditional import (
+    IfMatch,
+    IfNoneMatch,
+    check_match,
+    repr_digest,
+    tag_of,
+    tagged,
+)
 from service.api.dependencies import (
     Installation,
     KeyTaken,
@@ -35,7 +42,13 @@ from service.api.dependencies import (
     Writing,
     json_only,
 )
-from service.api.documented import BODY_REFUSED, CONFLICT, NOT_FOUND, NOT_MODIFIED
+from service.api.documented import (
+    BODY_REFUSED,
+    CHANGED,
+    CONFLICT,
+    NOT_FOUND,
+    NOT_MODIFIED,
+)
 from service.api.door import Asking
 from service.api.paging import Cursor, Limit, next_link
 from service.api.schemas import (
@@ -76,6 +89,27 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+def _lasting(answer: SearchAnswer) -> str:
+    """What an ETag is of: all but the estimate, which moves with the clock."""
+    return answer.model_dump_json(exclude={"progress": {"eta_seconds"}})
+
+
+def _as_seen(search_id: str, session: Writing, if_match: IfMatch = "") -> None:
+    if if_match:
+        view = jobs.get_search(session, search_id, now=clock(session), locked=True)
+        check_match(tag_of(_lasting(SearchAnswer.model_validate(view))), if_match)
+
+
+def _deciding(session: Writing, asking: Asking, request_id: RequestId) -> jobs.Cause:
+    return jobs.Cause(asking.label, clock(session), request_id=request_id)
+
+
+# That nothing has changed since the client looked, if it says at what.
+AS_SEEN = Depends(_as_seen, scope="function")
+# Who decides something about a search, when, and on which request.
+Deciding = Annotated[jobs.Cause, Depends(_deciding, scope="function")]
 
 
 @final
@@ -169,35 +203,41 @@ def get_search(search_id: str, session: Reading, if_none_match: IfNoneMatch = ""
     return tagged(
         answer.model_dump_json(),
         if_none_match,
-        lasting=answer.model_dump_json(exclude={"progress": {"eta_seconds"}}),
+        lasting=_lasting(answer),
         headers={"Retry-After": str(RETRY_SECONDS)} if view.live else {},
     )
 
 
 @router.patch(
     "/{search_id}",
-    dependencies=[Depends(json_only)],
-    responses=NOT_FOUND | CONFLICT | BODY_REFUSED,
+    response_model=SearchAnswer,
+    dependencies=[Depends(json_only), AS_SEEN],
+    responses=NOT_FOUND | CONFLICT | BODY_REFUSED | CHANGED,
 )
 def amend(
     search_id: str,
     changes: Annotated[SearchChanges, Body()],
     session: Writing,
     installation: Installation,
-    request_id: RequestId,
+    asked: Deciding,
     asking: Asking,
-) -> SearchAnswer:
+) -> Response:
     """Change the name, the tags or the priority of a search, or give it more compute."""
-    now = clock(session)
     wanted = changes.model_dump(mode="json", exclude_unset=True)
     if "compute" in wanted:
-        jobs.check_compute(session, asking.key_id, installation.quota, now=now)
-    view = jobs.amend(session, search_id, wanted, now=now, request_id=request_id, by=asking.label)
-    _hint(session, installation, now)
-    return SearchAnswer.model_validate(view)
+        jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
+    view = jobs.amend(session, search_id, wanted, asked)
+    _hint(session, installation, asked.at)
+    answer = SearchAnswer.model_validate(view)
+    return tagged(answer.model_dump_json(), "", lasting=_lasting(answer))
 
 
-@router.delete("/{search_id}", status_code=204, responses=NOT_FOUND | CONFLICT)
+@router.delete(
+    "/{search_id}",
+    status_code=204,
+    dependencies=[AS_SEEN],
+    responses=NOT_FOUND | CONFLICT | CHANGED,
+)
 def delete(search_id: str, session: Writing, installation: Installation, audit: Auditing) -> None:
     """Delete a search that has ended: its rows, and then its files."""
     jobs.keep_account(session, search_id, now=clock(session))
@@ -208,41 +248,31 @@ def delete(search_id: str, session: Writing, installation: Installation, audit: 
 
 
 @router.post("/{search_id}/cancel", status_code=202, responses=NOT_FOUND | CONFLICT)
-def cancel(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
+def cancel(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
     """Stop a search, keeping what is done; repeating it is harmless."""
-    now = clock(session)
-    view = jobs.cancel(session, search_id, now=now, request_id=request_id, by=asking.label)
-    return SearchAnswer.model_validate(view)
+    return SearchAnswer.model_validate(jobs.cancel(session, search_id, asked))
 
 
 @router.post("/{search_id}/kill", status_code=202, responses=NOT_FOUND | CONFLICT)
-def kill(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
+def kill(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
     """End the processes of a search, even if it is being cancelled; repeating it is harmless."""
-    now = clock(session)
-    view = jobs.kill(session, search_id, now=now, request_id=request_id, by=asking.label)
-    return SearchAnswer.model_validate(view)
+    return SearchAnswer.model_validate(jobs.kill(session, search_id, asked))
 
 
 @router.post("/{search_id}/pause", status_code=202, responses=NOT_FOUND | CONFLICT)
-def pause(search_id: str, session: Writing, request_id: RequestId, asking: Asking) -> SearchAnswer:
+def pause(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
     """Let a search rest: what runs leaves a checkpoint; repeating it is harmless."""
-    now = clock(session)
-    view = jobs.pause(session, search_id, now=now, request_id=request_id, by=asking.label)
-    return SearchAnswer.model_validate(view)
+    return SearchAnswer.model_validate(jobs.pause(session, search_id, asked))
 
 
 @router.post("/{search_id}/resume", status_code=202, responses=NOT_FOUND | CONFLICT)
 def resume(
-    search_id: str,
-    session: Writing,
-    installation: Installation,
-    request_id: RequestId,
-    asking: Asking,
+    search_id: str, session: Writing, installation: Installation, asked: Deciding, asking: Asking
 ) -> SearchAnswer:
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
-    now = clock(session)
-    view = jobs.resume(session, search_id, now=now, request_id=request_id, by=asking.label)
-    _hint(session, installation, now)
+    jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
+    view = jobs.resume(session, search_id, asked)
+    _hint(session, installation, asked.at)
     return SearchAnswer.model_validate(view)
 
 
@@ -275,7 +305,9 @@ def front(
 @router.get("/{search_id}/report", response_model=Report, responses=NOT_MODIFIED | NOT_FOUND)
 def report(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
     """Give what was measured on the exported files."""
-    return tagged(jobs.report(session, search_id).model_dump_json(), if_none_match)
+    body = jobs.report(session, search_id).model_dump_json()
+    digest = repr_digest(hashlib.sha256(body.encode()).hexdigest())
+    return tagged(body, if_none_match, headers={"Repr-Digest": digest})
 
 
 @router.get(

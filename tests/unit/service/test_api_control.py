@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from service import jobs
@@ -171,8 +172,10 @@ def test_a_change_that_cannot_be_is_refused_with_the_field(
 
 
 def test_a_search_of_higher_priority_goes_first(service: Service) -> None:
-    first, urgent = service.submit(), service.submit()
-    assert amend(service, urgent, {"priority": 5}).status_code == 200
+    first, urgent = service.submit(priority=4), service.submit()
+    assert service.http.get(f"/searches/{first}").json()["priority"] == 4
+    amended = amend(service, urgent, {"priority": 5}).json()
+    assert (amended["priority"], amended["spec"]["priority"]) == (5, 5)
     with service.database.write() as session:
         now = datetime.now(UTC)
         assert jobs.preferred(session, f"{first}-0", now=now) == f"{urgent}-0"
@@ -183,6 +186,28 @@ def test_a_search_of_higher_priority_goes_first(service: Service) -> None:
         assert jobs.preferred(session, f"{first}-0", now=datetime.now(UTC)) == f"{first}-0"
     assert service.http.get("/searches?sort=-priority&limit=1").json()["items"][0]["priority"] >= 5
     tell(service, urgent, "cancel")
+
+
+def test_only_what_the_client_has_seen_is_changed_if_it_says_so(service: Service) -> None:
+    address = f"/searches/{service.submit()}"
+
+    def change(method: str, tag: str) -> httpx.Response:
+        body = {"name": tag} if method == "PATCH" else None
+        return service.http.request(method, address, headers={"If-Match": tag}, json=body)
+
+    seen = service.http.get(address).headers["etag"]
+    renamed = change("PATCH", seen)
+    assert renamed.status_code == 200
+    for method in ("PATCH", "DELETE"):
+        late = change(method, seen)
+        assert (late.status_code, late.json()["type"]) == (412, "urn:matnas:problem:changed")
+        assert renamed.headers["etag"] in late.json()["detail"]
+    assert service.http.get(address).json()["name"] == seen
+    assert change("PATCH", f'"x", {renamed.headers["etag"]}').status_code == 200
+    assert change("DELETE", "*").status_code == 409  # it is as seen, but live
+    service.http.post(f"{address}/cancel")
+    assert change("DELETE", service.http.get(address).headers["etag"]).status_code == 204
+    assert change("DELETE", "*").status_code == 404
 
 
 def test_only_what_has_ended_is_deleted_and_then_whole(service: Service) -> None:

@@ -1,5 +1,6 @@
 """What a search found, over HTTP: trials, curves, structures, the front, files, comparisons."""
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,12 @@ def test_exported_files_are_downloaded_whole_in_part_and_once(
     items = service.http.get(f"/searches/{search_id}/artifacts").json()["items"]
     names = {(item["trial"], item["name"]) for item in items}
     assert {(None, "report.json"), (3, "network.json"), (3, "network.safetensors")} <= names
+    for item in items:
+        found = service.http.get(item["link"])
+        digest = hashlib.sha256(found.content)
+        assert (len(found.content), digest.hexdigest()) == (item["bytes"], item["sha256"])
+        checksum = base64.b64encode(digest.digest()).decode()
+        assert found.headers["repr-digest"] == f"sha-256=:{checksum}:"
     link = next(i["link"] for i in items if i["name"].endswith("tensors") and i["trial"] == 3)
     whole = service.http.get(link)
     assert whole.content == bytes(range(200))

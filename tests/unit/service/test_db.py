@@ -17,7 +17,7 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 
     def fail() -> None:
         with database.write() as session:
-            jobs.cancel(session, story.id, now=story.now)
+            jobs.cancel(session, story.id, story.asked())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -28,7 +28,7 @@ def test_a_failed_transaction_leaves_nothing(database: Database) -> None:
 def test_what_is_only_read_is_not_kept(database: Database) -> None:
     story = Story(database)
     with database.read() as session:
-        jobs.cancel(session, story.id, now=story.now)
+        jobs.cancel(session, story.id, story.asked())
     assert story.search.state == "QUEUED"
 
 

@@ -20,7 +20,15 @@ from service.errors import RateLimited
 from service.jobs.quotas import compute_seconds
 from service.quota import Quota
 from service.settings import Settings
-from tests.integration.story import LEASE, Story
+from tests.integration.story import (
+    BASELINES,
+    FIRST,
+    LEASE,
+    MEASUREMENT,
+    REFERENCE,
+    SECOND,
+    Story,
+)
 from tests.servers import free_port
 from tests.serving import SPEC, Service, begin, end, serving
 
@@ -99,6 +107,7 @@ def test_computing_is_counted_by_the_day(service: Service) -> None:
         assert one.get("/quota").json()["day_ends_at"].endswith("T00:00:00Z")
         more = {"compute": {"trials": 3}}
         refused(one.patch(f"/searches/{search_id}", json=more), "are spent today")
+        refused(one.post(f"/searches/{search_id}/resume"), "are spent today")
         # Deleting the evidence gives nothing back.
         for _ in range(2):
             before = one.get("/quota").json()["compute_seconds_a_day"]
@@ -145,6 +154,50 @@ def test_seconds_are_those_of_attempts_since_midnight(database: Database) -> Non
     with database.read() as session:
         assert compute_seconds(session, None, now=story.now) == ran
         assert compute_seconds(session, None, now=day + jobs.DAY) == 0
+
+
+def test_a_quota_that_is_used_up_ends_a_search_with_what_it_has(database: Database) -> None:
+    story = Story(database)
+    story.run(REFERENCE, *BASELINES, metrics={"validation_loss": 0.5})
+    running = story.begin(FIRST)
+    quota = Quota(compute_seconds_a_day=100)
+    story.spend(quota)
+    assert story.trial(FIRST).state == "RUNNING"
+    story.later(100)
+    story.spend(quota)
+    assert story.renew(running).stop
+    assert not story.finish(running)
+    assert (story.trial(FIRST).state, story.trial(SECOND).state) == ("CANCELLED", "CANCELLED")
+    assert story.hints() == [MEASUREMENT]
+    story.spend(quota)  # which takes the measurement for no trial
+    story.run(MEASUREMENT)
+    ended = story.search
+    assert (ended.state, ended.reason) == ("SUCCEEDED", "compute_exhausted")
+    assert "the quota allows in a day is used up" in ended.sentence
+
+
+def test_a_quota_that_is_used_up_fails_a_search_that_has_nothing(database: Database) -> None:
+    quota = Quota(compute_seconds_a_day=5)
+    for done in ((), (REFERENCE,)):
+        story = Story(database)
+        story.run(*done)
+        story.begin(REFERENCE if not done else BASELINES[0])
+        story.later(6)
+        story.spend(quota)
+        assert (story.search.state, story.search.reason) == ("FAILED", "compute_exhausted")
+        assert set(story.states) <= {"COMPLETE", "CANCELLED"}
+
+
+def test_what_has_begun_nothing_waits_for_another_day(database: Database) -> None:
+    story = Story(database)
+    story.spend(Quota(compute_seconds_a_day=0))
+    waiting = story.search
+    assert (waiting.state, waiting.reason) == ("PAUSED", "compute_exhausted")
+    assert "after midnight" in waiting.sentence
+    assert set(story.states) == {"WAITING"}
+    assert story.tell("resume").state == "QUEUED"
+    story.spend(Quota())
+    assert story.search.state == "QUEUED"
 
 
 def asked(limit: RateLimit, times: int) -> int:
