@@ -149,10 +149,15 @@ def searched(spec: Mapping[str, Any], home: Path, *, workers: int) -> Run:
 
 
 @contextlib.contextmanager
-def installation(home: Path, *, workers: int) -> Iterator[tuple[httpx.Client, Callable[[], None]]]:
+def installation(
+    home: Path, *, workers: int, environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[httpx.Client, Callable[[], None]]]:
     """Run a server and workers; gives a client, and what ends all if one of them has ended."""
     home.mkdir(parents=True, exist_ok=True)
-    settings = Settings(home=home, database_url="", broker_url="filesystem://")
+    given = dict(environment or {})
+    settings = Settings(
+        home=home, database_url=given.get("MATNAS_DATABASE_URL", ""), broker_url="filesystem://"
+    )
     upgrade(settings.database)
     listener = listen("127.0.0.1", 0, has_key=False)
     environment = {
@@ -161,6 +166,7 @@ def installation(home: Path, *, workers: int) -> Iterator[tuple[httpx.Client, Ca
         "MATNAS_BROKER_URL": "filesystem://",
         "MATNAS_THREADS": "1",
         "MATNAS_WORKER_CONCURRENCY": "1",
+        **given,
     }
     command = [sys.executable, "-m", "service.cli"]
     serve = [*command, "serve", "--fd", str(listener.fileno())]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 
 from service import logs, tracing
 from service.db.session import Database
@@ -32,6 +32,7 @@ def log(**_: Any) -> None:
 
 def begin(**_: Any) -> None:
     """Look for what earlier workers have left, now and every few seconds."""
+    children.prepare()
     recovery.start()
     housekeeping.start()
     deliveries.start()
@@ -45,6 +46,12 @@ def end(**_: Any) -> None:
     children.stop()
 
 
+def leave(**_: Any) -> None:
+    """All tasks are done by now."""
+    children.close()
+
+
 setup_logging.connect(log)
 worker_ready.connect(begin)
 worker_shutting_down.connect(end)
+worker_shutdown.connect(leave)

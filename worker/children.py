@@ -2,8 +2,7 @@
 
 import logging
 import os
-import subprocess
-import sys
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
@@ -19,6 +18,7 @@ from service.db.session import Database, clock
 from service.lifecycle import Reason
 from service.settings import Settings
 from worker.identity import worker_name
+from worker.launching import Launcher, Order, TrialProcess, make_launcher
 from worker.parent import LEFT, NO_ROOM, facts
 from worker.progress import in_transaction
 from worker.recovery import send_hints
@@ -37,14 +37,25 @@ log = logging.getLogger(__name__)
 class Children:
     """Claims trials, runs each in a process of its own, and speaks for those that die."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, launcher: Launcher | None = None
+    ) -> None:
         self._settings = settings
         self._database = database
         self._store = ArtifactStore(settings.home)
         self._owner = worker_name()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._launcher = launcher or make_launcher(settings)
+        self._running: set[TrialProcess] = set()
         self._lock = Lock()
         self._stopping = Event()
+
+    def prepare(self) -> None:
+        """Get ready for the first trial, which need not wait for torch then."""
+        self._launcher.prepare()
+
+    def close(self) -> None:
+        """Leave no process behind, once all trials have ended."""
+        self._launcher.close()
 
     def run(self, trial_id: str) -> None:
         """Run a trial to its end, unless another has it, and hint at what may start after it."""
@@ -75,7 +86,7 @@ class Children:
         self._stopping.set()
         with self._lock:
             for process in self._running:
-                process.terminate()
+                process.send(signal.SIGTERM)
 
     def _claim(self, trial_id: str) -> jobs.Claim | None:
         with self._database.write() as session:
@@ -89,34 +100,20 @@ class Children:
             )
 
     def _wait(self, claim: jobs.Claim, logged: Path) -> int:
+        order = Order(claim.trial_id, claim.attempt, tracing.here() or "")
         with logged.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603  (our own module, and an id from our rows)
-                [
-                    *(sys.executable, "-m", "worker.trial"),
-                    *(claim.trial_id, str(claim.attempt), str(os.getpid())),
-                ],
-                env=os.environ
-                | {
-                    # Idle threads that spin cost a busy neighbour nine tenths of its speed.
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    "OMP_NUM_THREADS": str(self._settings.trial_threads),
-                    "TRACEPARENT": tracing.here() or "",
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            process = self._launcher.launch(order, output)
         with self._lock:
             self._running.add(process)
             if self._stopping.is_set():
-                process.terminate()
+                process.send(signal.SIGTERM)
         try:
             return self._watch(process, claim)
         finally:
             with self._lock:
                 self._running.discard(process)
 
-    def _watch(self, process: subprocess.Popen[bytes], claim: jobs.Claim) -> int:
+    def _watch(self, process: TrialProcess, claim: jobs.Claim) -> int:
         """Wait for the end of a child, and bring it about if the client wants it killed.
 
         It may take long to start: until it keeps its claim by itself, that is done here.
@@ -124,17 +121,15 @@ class Children:
         lease = timedelta(seconds=self._settings.lease_seconds)
         began = due = monotonic()
         until: datetime | None = claim.lease_until
-        while True:
-            try:
-                return process.wait(WATCH_SECONDS)
-            except subprocess.TimeoutExpired:
-                if self._is_killed(claim):
-                    process.kill()
-                    return process.wait()
+        while (code := process.wait(WATCH_SECONDS)) is None:
+            unborn = self._stopping.is_set() and not process.begun
+            if unborn or self._is_killed(claim):
+                process.send(signal.SIGKILL)
             now = monotonic()
             if until is not None and now - due > lease.total_seconds() / 4:
                 due = now
                 until = self._hold(claim, until, lease) if now - began < START_SECONDS else None
+        return code
 
     def _is_killed(self, claim: jobs.Claim) -> bool:
         try:

@@ -1,6 +1,6 @@
-"""The process of one trial: `python -m worker.trial TRIAL ATTEMPT PARENT`, started by the worker.
+"""The process of one trial: the worker's nursery forks it, or Python is started for it.
 
-Torch is imported here and nowhere else in the worker.
+`python -m worker.trial TRIAL ATTEMPT PARENT` imports torch no earlier than its claim is kept.
 """
 
 import logging
@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 from models.durable import wants_room
 from models.spec import Matrix
@@ -215,8 +217,20 @@ def _finished(claim: jobs.Claim, past: jobs.PastTrial, store: ArtifactStore) -> 
     )
 
 
-if __name__ == "__main__":
-    status = main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+def run_and_leave(trial_id: str, attempt: int, parent: int) -> NoReturn:
+    """Be the process of an attempt, to its end."""
+    try:
+        status = main(trial_id, attempt, parent)
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else 1
+    except BaseException:  # noqa: BLE001  (the edge of the process)
+        traceback.print_exc()
+        status = 1
     logging.shutdown()
+    sys.stdout.flush()
     # All is written; to take torch apart in order would hold the next trial up by a second.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run_and_leave(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -6,6 +6,7 @@ gone on with from another state without another number at the end.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,8 +20,14 @@ from search.spec import LearnerSettings, SearchSpec
 from search.trial import FinishedTrial, TrialOutcome
 from tests.serving import made_network, made_profile, made_report, made_times
 
+INJECTED = Path(__file__).with_name("injected")
 EPOCHS, EPOCH_SECONDS = 40, 0.05
 STOPPED = TrialOutcome("CANCELLED", "user_cancel", "stopped after the step it was in")
+
+
+def without_torch() -> str:
+    """The PYTHONPATH of processes whose trials are these."""
+    return os.pathsep.join([str(INJECTED), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def run_trial(

@@ -6,7 +6,6 @@ disturbed.
 
 import argparse
 import json
-import os
 import random
 import tempfile
 import time
@@ -16,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.faults.stand_in import without_torch
 from tests.faults.strikes import ALL, Scene
 from tests.integration.installation import Installation
 from tests.servers import Postgres, Valkey
@@ -38,7 +38,6 @@ SETTINGS = {
     # Here it is not the trials' fault that their processes die.
     "MATNAS_MAX_ATTEMPTS": "1000",
 }
-INJECTED = Path(__file__).with_name("injected")
 KILLS = 25
 ROUNDS = 3
 # In this order, so that a search or two see all of them.
@@ -142,8 +141,7 @@ def run(home: Path, *, quick: bool, seed: int, stand_in: bool) -> dict[str, Any]
         with ExitStack() as stack:
             settings = dict(SETTINGS)
             if stand_in:
-                paths = [str(INJECTED), *filter(None, [os.environ.get("PYTHONPATH")])]
-                settings["PYTHONPATH"] = os.pathsep.join(paths)
+                settings["PYTHONPATH"] = without_torch()
             postgres = valkey = None
             if database == "postgresql":
                 postgres, valkey = stack.enter_context(Postgres(())), stack.enter_context(Valkey())

@@ -158,7 +158,8 @@ class Installation:
 
 def children_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The processes that run trials for a worker."""
-    return psutil.Process(process.pid).children()
+    nurseries = psutil.Process(process.pid).children()
+    return [trial for nursery in nurseries for trial in nursery.children()]
 
 
 def kill_9(process: psutil.Process | subprocess.Popen[bytes]) -> None:

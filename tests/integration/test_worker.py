@@ -57,6 +57,13 @@ def structure(installation: Installation, search_id: str) -> Any:
     return installation.get(f"{search_id}/trials/{CANDIDATE}/structure")["network"]
 
 
+def test_what_trials_are_forked_from_has_begun_nothing(
+    worker: subprocess.Popen[bytes], undisturbed: Any
+) -> None:
+    (nursery,) = psutil.Process(worker.pid).children()
+    assert nursery.num_threads() == 1
+
+
 def wait_for_the_middle(installation: Installation, search_id: str, number: int) -> None:
     """Until a trial has ended an epoch, and so has left a checkpoint, but is far from its end."""
 

@@ -9,11 +9,12 @@ from service import jobs
 from service.settings import Settings
 from tests.integration.story import FIRST, LEASE, REFERENCE, Story
 from worker.children import Children
+from worker.launching import Anew
 
 
 @pytest.fixture
 def children(settings: Settings, story: Story) -> Children:
-    return Children(settings, story.database)
+    return Children(settings, story.database, Anew({}))
 
 
 def hints(settings: Settings) -> list[Path]:
