@@ -13,7 +13,7 @@ from models.structures.base import StructureSpec, check_choice
 
 Counted = Literal["macs", "parameters"]
 COUNTED: tuple[Counted, ...] = get_args(Counted)
-Quantity = Counted | Literal["latency"]  # which no arithmetic knows: it is measured
+Quantity = Literal[Counted, "latency"]  # which no arithmetic knows: it is measured
 UNITS: Mapping[Quantity, str] = {
     "macs": "MACs",
     "parameters": "parameters",

@@ -129,6 +129,9 @@ def profile(
     layers = [layer for layer in resolved.layers if layer.name not in left]
     names = [layer.name for layer in layers]
     tensors = _statistics(network, data, names, progress, kept=kept)
+    idle = [name for name in names if f"{name}.second_moment" not in tensors]
+    left |= dict.fromkeys(idle, "the network never calls it")
+    layers = [layer for layer in layers if layer.name not in left]
     rises = _Rises(network, data, kept=kept)
     share = resolved.budget / resolved.dense_cost
     profiles = []
@@ -148,18 +151,23 @@ def not_exchangeable(network: nn.Module, names: Sequence[str]) -> dict[str, str]
     holders: dict[int, list[str]] = {}
     for path, module in network.named_modules(remove_duplicate=False):
         for value in module.parameters(recurse=False):
-            holders.setdefault(id(value), []).append(path)
+            holders.setdefault(_place(value), []).append(path)
     found = {}
     for name in names:
         module = network.get_submodule(name)
         others = {
-            path for value in module.parameters() for path in holders[id(value)] if path != name
+            path for value in module.parameters() for path in holders[_place(value)] if path != name
         }
         if not isinstance(module, DenseLinear):
             found[name] = f"it is a {type(module).__name__}, not a dense linear layer"
         elif others:
             found[name] = f"it shares its numbers with {', '.join(sorted(others))}"
     return found
+
+
+def _place(value: Tensor) -> int:
+    """Where a tensor's numbers are: the same for whatever shares them."""
+    return value.untyped_storage().data_ptr() or id(value)
 
 
 def _statistics(
@@ -170,17 +178,18 @@ def _statistics(
     *,
     kept: Path | None,
 ) -> Mapping[str, Tensor]:
-    """Return C, G and the terms of every layer, named as in a profile's file."""
+    """Return C, G and the terms of every layer that is called, named as in a profile's file."""
     file = None if kept is None else kept / "layers.safetensors"
     if file is not None and file.exists():
         return load_tensors(file)[0]
     inputs = data.calibration(CALIBRATION).inputs
     moments = second_moments(network, names, inputs)
     curvatures: Mapping[str, Tensor] = {}
+    called = [name for name in names if name in moments]
     if not isinstance(data.task, MatrixTask):  # whose answers are its layer's output
-        curvatures = output_curvatures(network, names, inputs)
+        curvatures = output_curvatures(network, called, inputs)
     tensors: dict[str, Tensor] = {}
-    for name in followed(names, progress, "decomposition", unit="layer"):
+    for name in followed(called, progress, "decomposition", unit="layer"):
         weight = dense_layer(network, name).weight.detach().cpu()
         plain = decompose(weight, moments[name])
         aware = decompose(weight, moments[name], curvatures[name]) if curvatures else plain
@@ -234,7 +243,7 @@ def dense_layer(network: nn.Module, name: str) -> DenseLinear:
 def second_moments(
     network: nn.Module, names: Sequence[str], inputs: Tensor
 ) -> dict[str, Float[Tensor, "columns columns"]]:
-    """Return E[x x^T] over all tokens of the inputs of the named layers."""
+    """Return E[x x^T] over all tokens of the inputs of those named layers that are called."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -252,7 +261,7 @@ def second_moments(
     answers(network, inputs)
     for hook in hooks:
         hook.remove()
-    return {name: sums[name] / counts[name] for name in names}
+    return {name: sums[name] / counts[name] for name in names if name in sums}
 
 
 def output_curvatures(

@@ -27,7 +27,7 @@ class Compute(Spec):
     seconds: Annotated[float, Field(gt=0, le=1e9)] | None = None  # a date that can be written
     parallel: Annotated[int, Field(gt=0, le=1024)] = 1
     device: Device = "cpu"
-    precision: Precision | Literal["auto"] = "float32"
+    precision: Literal[Precision, "auto"] = "float32"
     compile: bool | Literal["auto"] = False
     processes: Annotated[int, Field(gt=0, le=64)] = 1
 

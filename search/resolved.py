@@ -188,7 +188,8 @@ def check_in_time(resolved: ResolvedSearch, budget: Budget) -> None:
                 budget_field(budget, index),
                 f"{allowed / WHOLE:.4f} of the dense layers' time cannot be reached: measured "
                 f"here, the {len(least)} eligible layers take at least a ratio of "
-                f"{_up(smallest / WHOLE):.4f} ({dearest}); ask for at least that, "
+                f"about {_up(smallest / WHOLE):.4f} ({dearest}); ask for more than that, for what "
+                "is made is timed once more, "
                 f"{'relax the rules, ' if rules else ''}admit other structures, or exclude layers",
             )
 

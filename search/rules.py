@@ -13,7 +13,7 @@ from models.spec import LayerSpec
 from models.structures import Dense, Structure
 from models.structures.sizes import Kind, largest_within, saves
 
-MenuKind = Literal["dense"] | Kind
+MenuKind = Literal["dense", Kind]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 Patterns = Annotated[tuple[Pattern, ...], Field(max_length=100)]
@@ -87,6 +87,7 @@ def rules_by_layer(
                 f"layers.rules[{index}].match",
                 f"{rule.match!r} matches no searched layer; these are {names}",
             )
+    _check_each_holds(rules, layers)
     found = {}
     for layer in layers:
         for index, rule in enumerate(rules):
@@ -96,6 +97,22 @@ def rules_by_layer(
                 found[layer.name] = rule
                 break
     return found
+
+
+def _check_each_holds(rules: Sequence[Rule], layers: Sequence[LayerSpec]) -> None:
+    """Refuse a rule that holds nowhere, for of several that match a layer the first one holds."""
+    before: dict[str, int] = {}
+    for index, rule in enumerate(rules):
+        matched = [layer.name for layer in layers if fnmatchcase(layer.name, rule.match)]
+        if all(name in before for name in matched):
+            hiding = sorted({before[name] for name in matched})
+            earlier = " and ".join(f"layers.rules[{one}] ({rules[one].match!r})" for one in hiding)
+            raise RuleRefused(
+                f"layers.rules[{index}].match",
+                f"{rule.match!r} never holds: {earlier} comes first wherever it matches; put the "
+                "narrower rule first",
+            )
+        before |= dict.fromkeys((name for name in matched if name not in before), index)
 
 
 def least_costs(
@@ -129,10 +146,11 @@ def in_the_way(
     dearest = sorted(rules or least, key=lambda name: -least[name])[:3]
     named = ", ".join(f"{name} at least {least[name]:,}" for name in dearest)
     if rules:
-        return f"under the rules ({named}) the {len(least)} eligible layers cost at least"
+        free = "" if len(rules) == len(least) else " and with rank 1 or more in the others,"
+        return f"under the rules ({named}){free} the {len(least)} eligible layers cost at least"
     if "low rank" in structures:
         return f"rank 1 in all {len(least)} eligible layers ({named}) costs"
-    smallest = f"the smallest of {', '.join(structures)}"
+    smallest = f"the smallest of {_quoted(structures)}"
     return f"{smallest} in all {len(least)} eligible layers ({named}) costs at least"
 
 
@@ -174,6 +192,24 @@ def _smallest_size(kind: MenuKind, rows: int, columns: int, quantity: Counted) -
     return member.parameter_count(rows=rows, columns=columns)
 
 
+def _quoted(kinds: Sequence[MenuKind]) -> str:
+    """Name kinds, some of which have a comma in their name."""
+    return ", ".join(map(repr, kinds))
+
+
+def _smallest_in_words(layer: LayerSpec, kinds: Sequence[MenuKind], quantity: Counted) -> str:
+    """Say what the smallest size of the kinds is."""
+    sides = (layer.rows, layer.columns)
+    size, kind = min(
+        (size, kind) for kind in kinds if (size := _smallest_size(kind, *sides, quantity))
+    )
+    if kind == "dense":
+        return kind
+    member = smallest_member(kind, rows=layer.rows, columns=layer.columns)
+    assert member is not None, f"it costs {size}"
+    return member.in_words()
+
+
 def _check_leaves_something(
     index: int, rule: Rule, layer: LayerSpec, quantity: Counted, otherwise: Sequence[Kind]
 ) -> None:
@@ -183,12 +219,13 @@ def _check_leaves_something(
     if least is None:
         raise RuleRefused(
             f"layers.rules[{index}].structures",
-            f"{', '.join(kinds)} saves nothing in {where}; name other structures, or dense",
+            f"{_quoted(kinds)} saves nothing in {where}; name other structures, or dense",
         )
     if least > rule.limit(dense):
         raise RuleRefused(
             f"layers.rules[{index}].at_most",
-            f"{rule.at_most} leaves {where} nothing: the smallest of {', '.join(kinds)} costs "
-            f"{least:,} of its {dense:,} {UNITS[quantity]} dense; admit a share of at least "
+            f"{rule.at_most} leaves {where} nothing: the smallest that {_quoted(kinds)} admits "
+            f"({_smallest_in_words(layer, kinds, quantity)}) costs {least:,} of its {dense:,} "
+            f"{UNITS[quantity]} dense; admit a share of at least "
             f"{-(-least * 10_000 // dense) / 10_000:.4f}, or other structures",
         )

@@ -53,7 +53,8 @@ BuiltBaseline = Literal[
     "tensor_train",
     "allocated_structures",
 ]
-BaselineName = BuiltBaseline | Literal["learned_low_rank"]  # whose structure is found in training
+# The last one's structure is found in training.
+BaselineName = Literal[BuiltBaseline, "learned_low_rank"]
 MetricName = Literal["curvature", "gradient", "uniform"]
 StartName = Literal["answer", "output", "uniform", "scratch"]
 StructuresName = Literal["auto", "rectangles", "competing", "menu"]

@@ -73,6 +73,12 @@ def check_network(network: nn.Module, spec: NetworkSpec) -> None:
             raise ValueError(f"{words}, but in spec {shape}")
     for name in own.keys() - asked.keys():
         raise ValueError(f"the network has a tensor {name}, but spec has none")
+    first: dict[int, str] = {}
+    for name, value in network.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(value), name)
+        if other != name:
+            words = f"{other} and {name} of the network are one tensor"
+            raise ValueError(f"{words}, but spec has two, which would part")
 
 
 def _empty_layer_of(layer: LayerSpec) -> StructuredLinear:

@@ -172,14 +172,14 @@ def check_rising(name: str, values: Sequence[Any]) -> None:
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise ValueError with the argument, its value, the choice nearest to it and all there are."""
     if not isinstance(value, str) or value not in choices:
-        likely = f" ({near!r}, perhaps)" if (near := _nearest(str(value), choices)) else ""
+        likely = f" ({near!r}, perhaps)" if (near := nearest(str(value), choices)) else ""
         # In quotes: there are names with a comma.
         listed = ", ".join(map(repr, list(choices)[:NAMED]))
         listed += ", ..." if len(choices) > NAMED else ""
         raise ValueError(f"{name} is {value!r}, but the choices are{likely} {listed}")
 
 
-def _nearest(value: str, choices: Collection[str]) -> str | None:
+def nearest(value: str, choices: Collection[str]) -> str | None:
     """The choice that this may mean, whatever its case: one that begins so, or nearly is it."""
     lower = {choice.lower(): choice for choice in reversed(list(choices))}
     begun = [choice for choice in choices if value and choice.lower().startswith(value.lower())]

@@ -75,7 +75,8 @@ GridKind = Literal[
     "Toeplitz-like",
     "low displacement rank",
 ]
-Kind = ClosedKind | RectanglesKind | SumKind | GridKind
+# One list: a name that is none of them is one error.
+Kind = Literal[ClosedKind, RectanglesKind, SumKind, GridKind]
 CLOSED_KINDS: tuple[ClosedKind, ...] = get_args(ClosedKind)
 CHOSEN_KINDS: tuple[RectanglesKind | SumKind, ...] = (
     *get_args(RectanglesKind),

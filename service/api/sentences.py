@@ -3,10 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, final
 
+from models.structures.base import nearest
+
 Location = Sequence[int | str]
+# Of pydantic's list of what it expected: each is in quotes.
+NAMES = re.compile(r"'([^']*)'")
 
 
 @final
@@ -107,12 +110,20 @@ def _sentence(error: Mapping[str, Any], field: str, known: Mapping[str, Any]) ->
         case "extra_forbidden":
             sentence = _unknown(field, known)
         case "union_tag_invalid":
-            sentence = f"is {ctx['tag']!r}; choose one of {_plain(ctx['expected_tags'])}"
+            sentence = (
+                f"is {ctx['tag']!r}; {_choices(ctx['tag'], NAMES.findall(ctx['expected_tags']))}"
+            )
         case "union_tag_not_found":
-            choices = ", ".join(known.get("discriminator", {}).get("mapping", {}))
-            sentence = f"is missing; choose one of {choices}"
+            names = list(known.get("discriminator", {}).get("mapping", {}))
+            sentence = f"is missing; {_choices(None, names)}"
         case "literal_error" | "enum":
-            sentence = f"is {value}; choose one of {_plain(ctx['expected'])}"
+            sentence = f"is {value}; {_choices(error['input'], NAMES.findall(ctx['expected']))}"
+        case "int_type" | "int_from_float":
+            sentence = f"is {value}; it must be a whole number{_unquoted(error['input'])}"
+        case "float_type":
+            sentence = f"is {value}; it must be a number{_unquoted(error['input'])}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            sentence = f"is {value}; it must be an object{_example(error['input'], known)}"
         case "value_error":
             sentence = f"is {value}; {ctx['error']}"
         case _:
@@ -121,17 +132,37 @@ def _sentence(error: Mapping[str, Any], field: str, known: Mapping[str, Any]) ->
     return f"{field or 'the body'} {sentence}"
 
 
-def _plain(choices: str) -> str:
-    """Without pydantic's quotes and its last `or`."""
-    return choices.replace("'", "").replace(" or ", ", ")
+def _choices(value: object, names: Sequence[str]) -> str:
+    """What there is, and what was probably meant; in quotes where a name has a comma."""
+    near = nearest(value, names) if isinstance(value, str) else None
+    meant = f"did you mean {near!r}? C" if near else "c"
+    quoted = [repr(name) for name in names] if any("," in name for name in names) else names
+    return f"{meant}hoose one of {', '.join(quoted)}"
+
+
+def _unquoted(value: object) -> str:
+    """The number that a text holds."""
+    try:
+        return f", without quotes: {float(value):g}" if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
+def _example(value: object, known: Mapping[str, Any]) -> str:
+    """How an object begins that is one of several kinds."""
+    names = list(known.get("discriminator", {}).get("mapping", {}))
+    if not names:
+        return ""
+    near = (nearest(value, names) if isinstance(value, str) else None) or names[0]
+    return f', such as {{"{known["discriminator"]["propertyName"]}": "{near}", ...}}'
 
 
 def _unknown(field: str, known: Mapping[str, Any]) -> str:
     names = sorted(known.get("properties", ()))
     if not names:
         return "is not known here"
-    near = get_close_matches(field.rpartition(".")[2], names, n=1)
-    remedy = f"did you mean {near[0]}?" if near else f"the fields here are {', '.join(names)}"
+    near = nearest(field.rpartition(".")[2], names)
+    remedy = f"did you mean {near}?" if near else f"the fields here are {', '.join(names)}"
     return f"is not a field; {remedy}"
 
 

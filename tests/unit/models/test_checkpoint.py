@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,19 @@ def test_a_spec_of_other_layers_is_not_saved(tmp_path: Path) -> None:
     fewer = spec.model_copy(update={"layers": spec.layers[1:]})
     with pytest.raises(ValueError, match="but spec has no layer of that name"):
         save_network(tmp_path / "new", fewer, module)
+    assert not (tmp_path / "new").exists()
+
+
+def test_layers_tied_by_hand_are_not_saved_for_they_would_part(tmp_path: Path) -> None:
+    spec, module = network()
+    values = dict(module.named_parameters())
+    one, two = next(
+        (a, b) for a, b in combinations(values, 2) if values[a].shape == values[b].shape
+    )
+    holder, _, name = two.rpartition(".")
+    setattr(module.get_submodule(holder), name, values[one])
+    with pytest.raises(ValueError, match=f"{one} and {two} of the network are one tensor, but"):
+        save_network(tmp_path / "new", spec, module)
     assert not (tmp_path / "new").exists()
 
 

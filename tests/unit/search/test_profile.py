@@ -1,5 +1,6 @@
 """The profile: curvatures of the answers, and terms whose expected harm they tell."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_second_moments_are_means_over_all_tokens() -> None:
     found = second_moments(nn.Sequential(nn.Linear(5, 4)), ["0"], inputs)["0"]
     tokens = inputs.flatten(0, 1).double()
     torch.testing.assert_close(found, tokens.T @ tokens / len(tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_is_never_called_is_left_dense_with_the_reason(
+    trained: Trained, tmp_path: Path
+) -> None:
+    network = copy.deepcopy(trained.reference.network)
+    first, head = network.get_submodule("layers.0"), network.get_submodule("head")
+    # As a hand-written network may: the second layer is there, and the data pass it by.
+    network.forward = lambda x: head(first(x.flatten(1)).relu()[:, :12])
+    for _ in range(2):  # measured, and then read
+        found = profile(network, trained.data, trained.resolved, Silent(), kept=tmp_path)
+        assert [one.layer.name for one in found.layers] == ["layers.0"]
+        assert found.left_dense == {"layers.1": "the network never calls it"}
 
 
 def harm(p: LayerProfile, difference: Tensor, aware: Awareness) -> float:

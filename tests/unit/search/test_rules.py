@@ -39,9 +39,19 @@ def test_a_pattern_that_matches_no_searched_layer_is_named() -> None:
     assert told.value.field == "layers.rules[1].match"
 
 
+def test_a_rule_that_another_always_hides_is_told_with_its_place() -> None:
+    with pytest.raises(
+        SpecError, match=r"'layers\.0' never holds: layers\.rules\[0\] \('\*'\)"
+    ) as t:
+        ruled({"match": "*", "at_most": 0.9}, {"match": "layers.0", "at_most": 0.5})
+    assert t.value.field == "layers.rules[1].match"
+    with pytest.raises(SpecError, match=r"layers\.rules\[0\] .* and layers\.rules\[1\]"):
+        ruled(*({"match": one, "at_most": 0.9} for one in ("*.0", "*.1", "layers.*")))
+
+
 def test_a_rule_that_leaves_a_layer_nothing_says_what_would_do() -> None:
     with pytest.raises(
-        SpecError, match=r"0\.05 leaves layers\.0 \(16 x 64\).*at least 0\.0782"
+        SpecError, match=r"0\.05 leaves layers\.0 \(16 x 64\).*\(low rank, 1\).*at least 0\.0782"
     ) as t:
         ruled({"match": "layers.0", "structures": ["low rank"], "at_most": 0.05})
     assert t.value.field == "layers.rules[0].at_most"
@@ -49,7 +59,9 @@ def test_a_rule_that_leaves_a_layer_nothing_says_what_would_do() -> None:
 
 
 def test_structures_that_save_nothing_in_a_layer_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"tiles of 64 saves nothing in layers\.1 \(12 x 16\)") as t:
+    with pytest.raises(
+        SpecError, match=r"tiles of 64' saves nothing in layers\.1 \(12 x 16\)"
+    ) as t:
         ruled({"match": "layers.1", "structures": ["block sparse, tiles of 64"]})
     assert t.value.field == "layers.rules[0].structures"
 

@@ -49,7 +49,7 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
         (
             {"model": {"kind": "vitt"}},
             "model.kind",
-            "model.kind is 'vitt'; choose one of mlp, vit, mixer, gpt, matrix",
+            "model.kind is 'vitt'; did you mean 'vit'? Choose one of mlp, vit, mixer, gpt, matrix",
         ),
         ({"datset": "digits"}, "datset", "datset is not a field; did you mean dataset?"),
         (
@@ -103,21 +103,36 @@ def test_a_search_is_taken_with_its_place_and_one_message(service: Service) -> N
             "model.heads",
             "heads is 4, but width 30 admits 1, 2, 3, 5, 6, 10, 15, 30",
         ),
-        ({"seed": "3"}, "seed", "seed is '3'; it must be a valid integer"),
+        ({"seed": "3"}, "seed", "seed is '3'; it must be a whole number, without quotes: 3"),
         (
             {"compute": {"trials": 2.0}},
             "compute.trials",
-            "compute.trials is 2.0; it must be a valid integer",
+            "compute.trials is 2.0; it must be a whole number",
         ),
         (
             {"space": {"groups": [1, True]}},
             "space.groups[1]",
-            "space.groups[1] is True; it must be a valid integer",
+            "space.groups[1] is True; it must be a whole number",
         ),
         (
             {"budget": {"ratio": "0.5"}},
             "budget.ratio",
-            "budget.ratio is '0.5'; it must be a valid number",
+            "budget.ratio is '0.5'; it must be a number, without quotes: 0.5",
+        ),
+        (
+            {"model": "mpl"},
+            "model",
+            'is \'mpl\'; it must be an object, such as {"kind": "mlp", ...}',
+        ),
+        (
+            {"space": {"structures": ["butterflies"]}},
+            "space.structures[0]",
+            "did you mean 'butterfly'? Choose one of 'low rank', 'SVDP', 'block diagonal', ",
+        ),
+        (
+            {"budget": {"quantity": "mac", "ratio": 0.3}},
+            "budget.quantity",
+            "did you mean 'macs'? Choose one of macs, parameters, latency",
         ),
         ({"budget": {"ratio": 0.001}}, "budget", "cannot be reached: rank 1 in all 2 eligible"),
         ({"layers": {"include": ["convs.*"]}}, "layers.include", "'convs.*' matches no layer"),

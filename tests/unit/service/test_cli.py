@@ -87,7 +87,7 @@ def test_a_watch_of_what_did_not_succeed_fails(service: Service) -> None:
     [
         ("{", "not JSON"),
         ("[]", "a search is a JSON object"),
-        ('{"model": {"kind": "vitt"}}', "choose one of mlp, vit, mixer, gpt, matrix"),
+        ('{"model": {"kind": "vitt"}}', "Choose one of mlp, vit, mixer, gpt, matrix"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(service: Service, content: str, sentence: str) -> None:

@@ -60,7 +60,7 @@ def test_a_matrix_is_uploaded(client: Client, tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_a_sentence_with_its_fields(client: Client) -> None:
-    with pytest.raises(Refused, match="choose one of mlp, vit, mixer, gpt, matrix") as refused:
+    with pytest.raises(Refused, match="Choose one of mlp, vit, mixer, gpt, matrix") as refused:
         client.submit(SPEC | {"model": {"kind": "vitt"}})
     assert (refused.value.status, refused.value.fields) == (422, ("model.kind",))
     with pytest.raises(Refused, match="there is no search"):
