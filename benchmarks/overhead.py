@@ -1,10 +1,10 @@
 """What a trial costs beside its training, and how soon a search stops: through the service.
 
-`python -m benchmarks.overhead [--quick] [--servers] [--anew]` prints one JSON line. A search of
-trials that train next to nothing runs on one worker; of each trial it is measured how long it
-waited for the worker, from its claim to its training, and from there to its end. Then searches of
-the demonstration's network are cancelled, paused and killed at random moments, from the request to
-the state, and until no process of theirs is left. All is also told in CPU seconds, which other
+`python -m benchmarks.overhead [--quick] [--only trials|stops] [--servers] [--anew]` prints one JSON
+line. A search of trials that train next to nothing runs on one worker; of each trial it is measured
+how long it waited for the worker, from its claim to its training, and from there to its end. Then
+searches of the demonstration's network are cancelled, paused and killed at random moments, from the
+request to the state, and until no process of theirs is left. CPU seconds are told too, which other
 work on the machine leaves alone. `--servers` takes PostgreSQL and Valkey in place of the embedded
 default; `--anew` has each trial's process import everything by itself, as where there is no fork.
 """
@@ -86,19 +86,23 @@ def main() -> None:
     """Measure both, and print the line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few trials, and few stops")
+    parser.add_argument("--only", choices=("trials", "stops"), help="one of the two")
     parser.add_argument("--servers", action="store_true", help="PostgreSQL and Valkey")
     parser.add_argument("--anew", action="store_true", help="import everything for each trial")
     options = parser.parse_args()
     trials, stops = (4, 3) if options.quick else (SPEC["compute"]["trials"], 20)
     with running(servers=options.servers, anew=options.anew) as (http, check, stamps):
-        line = {
+        line: dict[str, object] = {
             "broker": "redis" if options.servers else "folders",
             "anew": options.anew,
-            "import_torch": seconds_of("import torch"),
-            "import_all": seconds_of("import worker.trial, search.run, search.sampling"),
-            **overhead(http, check, stamps, trials=trials),
-            "stops": stopping(http, check, stops=stops),
+            "load": os.getloadavg()[0],
         }
+        if options.only != "stops":
+            line["import_torch"] = seconds_of("import torch")
+            line["import_all"] = seconds_of("import worker.trial, search.run, search.sampling")
+            line |= overhead(http, check, stamps, trials=trials)
+        if options.only != "trials":
+            line["stops"] = stopping(http, check, stops=stops)
     print(json.dumps({"benchmark": "overhead", **machine(), **line}))
 
 
@@ -126,9 +130,9 @@ def running(
 
 
 def seconds_of(code: str) -> dict[str, float]:
-    """What it takes to run a line of Python in a process of its own: the least of three times."""
+    """What it takes to run a line of Python in a process of its own: the least of two times."""
     wall, cpu = [], []
-    for _ in range(3):
+    for _ in range(2):
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)

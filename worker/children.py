@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from datetime import datetime, timedelta
+from math import inf
 from pathlib import Path
 from threading import Event, Lock
 from time import monotonic
@@ -25,8 +26,12 @@ from worker.recovery import send_hints
 
 # How much of a dead trial's log is repeated in the worker's.
 TAIL_BYTES = 4000
-# How soon a client's wish to have a trial killed is heard.
-WATCH_SECONDS = 1.0
+# How soon a client's wish is heard, and how long a trial may take to stop by itself. One that needs
+# longer is at something that leaves no checkpoint: nothing is lost if its process is ended, but in
+# an object store what was not yet sent there.
+WATCH_SECONDS = 0.4
+GRACE_SECONDS = 0.8
+LONG_GRACE_SECONDS = 15.0
 # A process that has not begun after so long never will.
 START_SECONDS = 600.0
 
@@ -114,30 +119,36 @@ class Children:
                 self._running.discard(process)
 
     def _watch(self, process: TrialProcess, claim: jobs.Claim) -> int:
-        """Wait for the end of a child, and bring it about if the client wants it killed.
+        """Wait for the end of a child, and bring it about if that is the client's wish.
 
         It may take long to start: until it keeps its claim by itself, that is done here.
         """
         lease = timedelta(seconds=self._settings.lease_seconds)
         began = due = monotonic()
         until: datetime | None = claim.lease_until
-        while (code := process.wait(WATCH_SECONDS)) is None:
+        last = inf  # when it must have ended
+        while (code := process.wait(_next_look(last - monotonic()))) is None:
+            now, wish = monotonic(), self._wish(claim)
+            if wish == "stop" and last == inf:
+                process.send(signal.SIGTERM)
+                last = now + (LONG_GRACE_SECONDS if self._settings.artifacts_url else GRACE_SECONDS)
             unborn = self._stopping.is_set() and not process.begun
-            if unborn or self._is_killed(claim):
+            if unborn or wish == "end" or now >= last:
+                last = min(last, now)
                 process.send(signal.SIGKILL)
-            now = monotonic()
             if until is not None and now - due > lease.total_seconds() / 4:
                 due = now
                 until = self._hold(claim, until, lease) if now - began < START_SECONDS else None
-        return code
+        # A child that was ended for the client is not one that was lost.
+        return LEFT if code < 0 and last < inf else code
 
-    def _is_killed(self, claim: jobs.Claim) -> bool:
+    def _wish(self, claim: jobs.Claim) -> jobs.Wish:
         try:
             with self._database.read() as session:
-                return jobs.killed(session, claim)
+                return jobs.wish(session, claim)
         except DBAPIError as error:
             log.warning("the database did not answer, and is asked again: %s", error.orig)
-            return False
+            return "go on"
 
     def _hold(self, claim: jobs.Claim, until: datetime, lease: timedelta) -> datetime | None:
         try:
@@ -174,6 +185,10 @@ class Children:
         if code == LEFT:
             return "user_pause", "the search was paused"
         return "worker_lost", f"its process ended with {code}"
+
+
+def _next_look(patience: float) -> float:
+    return min(WATCH_SECONDS, patience) if patience > 0 else WATCH_SECONDS
 
 
 def _tail(path: Path) -> str:

@@ -5,15 +5,16 @@
 
 from service.jobs.answers import recall, remember
 from service.jobs.attempts import (
+    Wish,
     claim,
     claimed,
     finish,
     hold,
-    killed,
     record,
     release,
     renew,
     save_settings,
+    wish,
 )
 from service.jobs.audit import ActView, list_acts, note_act
 from service.jobs.control import amend, cancel, delete_search, kill, pause, resume
@@ -159,6 +160,7 @@ __all__ = [
     "TrialView",
     "WarmStartView",
     "WebhookView",
+    "Wish",
     "WorkerView",
     "add_artifact",
     "add_webhook",
@@ -199,7 +201,6 @@ __all__ = [
     "key_of",
     "key_of_session",
     "kill",
-    "killed",
     "known_uploads",
     "layer_costs",
     "leave",
@@ -245,5 +246,6 @@ __all__ = [
     "unused_uploads",
     "upload_room",
     "usage",
+    "wish",
     "workers",
 ]

@@ -5,7 +5,7 @@ Whoever has been replaced changes no row, and learns it from the answer.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -34,6 +34,8 @@ from service.jobs.transitions import (
 )
 from service.jobs.views import Claim, Ending, Point, Renewal, Stage
 from service.lifecycle import CLAIMABLE_SEARCH_STATES, Reason
+
+Wish = Literal["go on", "stop", "end"]
 
 
 def claim(
@@ -99,15 +101,18 @@ def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
     return _claim(session, trial, search, SearchSpec.model_validate(search.spec))
 
 
-def killed(session: Session, claim: Claim) -> bool:
-    """Whether the client wants the process of this attempt ended, rather than asked to stop."""
+def wish(session: Session, claim: Claim) -> Wish:
+    """What the client wants of the process of this attempt: to go on, to stop, to be ended."""
     holds = (TrialRow.id == claim.trial_id, TrialRow.attempt == claim.attempt)
     statement = (
-        select(SearchRow.reason)
+        select(SearchRow.state, SearchRow.reason)
         .join(TrialRow, TrialRow.search_id == SearchRow.id)
-        .where(*holds, TrialRow.state == "RUNNING", SearchRow.state == "STOPPING")
+        .where(*holds, TrialRow.state == "RUNNING", SearchRow.state.in_(("STOPPING", "PAUSING")))
     )
-    return session.scalars(statement).one_or_none() == "killed"
+    found = session.execute(statement).one_or_none()
+    if found is None:
+        return "go on"
+    return "end" if tuple(found) == ("STOPPING", "killed") else "stop"
 
 
 def renew(session: Session, claim: Claim, *, now: datetime, lease: timedelta) -> Renewal:

@@ -84,11 +84,11 @@ def test_a_kill_overtakes_a_cancellation_and_says_so(service: Service) -> None:
     claim = begin(service, search_id, 0)
     tell(service, search_id, "cancel")
     with service.database.read() as session:
-        assert not jobs.killed(session, claim)
+        assert jobs.wish(session, claim) == "stop"
     for _ in range(2):
         assert tell(service, search_id, "kill")["reason"] == "killed"
     with service.database.write() as session:
-        assert jobs.killed(session, claim)
+        assert jobs.wish(session, claim) == "end"
         jobs.release(
             session,
             claim.trial_id,

@@ -1,7 +1,12 @@
 """A worker speaks for its children: what it claims, and what it says of those that die."""
 
+import signal
+from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from time import sleep
+from typing import BinaryIO, final
 
 import pytest
 
@@ -9,7 +14,7 @@ from service import jobs
 from service.settings import Settings
 from tests.integration.story import FIRST, LEASE, REFERENCE, Story
 from worker.children import Children
-from worker.launching import Anew
+from worker.launching import Anew, Launcher, Order, TrialProcess
 
 
 @pytest.fixture
@@ -41,6 +46,72 @@ def test_a_hint_at_a_trial_that_is_taken_does_nothing(
     children.run("srch_0-0")
     assert story.events == before
     assert not hints(settings)
+
+
+@final
+class Deaf(TrialProcess):
+    """A trial that does not stop by itself, and the launcher that has it: who launches, asks."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+        self.sent: list[signal.Signals] = []
+        self.waited = 0.0
+
+    @property
+    def begun(self) -> bool:
+        return True
+
+    def wait(self, seconds: float) -> int | None:
+        self._ask()
+        if signal.SIGKILL in self.sent:
+            return -signal.SIGKILL
+        self.waited += seconds
+        sleep(seconds)
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        self.sent.append(number)
+
+
+@final
+class Given(Launcher):
+    """Launches what it was given."""
+
+    def __init__(self, process: TrialProcess) -> None:
+        self._process = process
+
+    def prepare(self) -> None:
+        pass
+
+    def launch(self, order: Order, output: BinaryIO) -> TrialProcess:
+        return self._process
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "asked", "states"),
+    [
+        ("cancel", [signal.SIGTERM, signal.SIGKILL], ("CANCELLED", "CANCELLED")),
+        ("pause", [signal.SIGTERM, signal.SIGKILL], ("PAUSED", "WAITING")),
+        ("kill", [signal.SIGKILL], ("CANCELLED", "CANCELLED")),
+    ],
+)
+def test_a_trial_that_does_not_stop_is_ended_within_two_seconds_and_is_not_lost(
+    settings: Settings,
+    story: Story,
+    how: str,
+    asked: list[signal.Signals],
+    states: tuple[str, str],
+) -> None:
+    process = Deaf(cache(lambda: story.tell(how)))
+    Children(settings, story.database, Given(process)).run(f"{story.id}-{REFERENCE}")
+    assert process.waited < 2  # the machine may be busy
+    assert process.sent == asked
+    assert (story.search.state, story.trial(REFERENCE).state) == states
+    assert story.told_of(REFERENCE) == ["WAITING", "RUNNING", states[1]]
+    assert story.trial(REFERENCE).losses == 0
 
 
 def test_a_worker_that_stops_claims_nothing_more(story: Story, children: Children) -> None:
