@@ -48,7 +48,7 @@ class Children:
         self._settings = settings
         self._database = database
         self._store = ArtifactStore(settings.home)
-        self._owner = worker_name()
+        self._owner = worker_name(settings.home)
         self._launcher = launcher or make_launcher(settings)
         self._running: set[TrialProcess] = set()
         self._lock = Lock()

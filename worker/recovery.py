@@ -31,9 +31,9 @@ def send_hints(settings: Settings, database: Database) -> None:
 def sweep(settings: Settings, database: Database) -> None:
     """Put back what dead workers hold, stop what has no quota left, hint at whatever may start."""
     with database.write() as session:
-        now = clock(session)
-        jobs.note_worker(session, worker_name(), now=now)
-        gone = {name for name in jobs.owners(session) if is_gone(name)}
+        now, home = clock(session), settings.home
+        jobs.note_worker(session, worker_name(home), now=now)
+        gone = {name for name in jobs.owners(session) if is_gone(name, home)}
         jobs.recover(session, now=now, max_attempts=settings.max_attempts, gone=gone)
         jobs.stop_spent(session, settings.quota, now=now)
     send_hints(settings, database)
