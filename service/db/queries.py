@@ -31,10 +31,10 @@ def insert_if_new(
     return session.execute(statement.returning(column)).first() is not None
 
 
-def add_one(session: Session, name: str) -> None:
-    """Count one more under this name."""
-    statement = _insert(session, CounterRow).values(name=name, value=1)
-    more = CounterRow.value + 1
+def add(session: Session, name: str, number: int) -> None:
+    """Count so many more under this name."""
+    statement = _insert(session, CounterRow).values(name=name, value=number)
+    more = CounterRow.value + number
     session.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": more}))
 
 

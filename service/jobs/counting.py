@@ -1,21 +1,24 @@
 """How much there is of what, over all processes: for those who watch an installation."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, event, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from search.plan import ENDED
-from service.db.queries import add_one
+from service.db.queries import add
 from service.db.tables import CounterRow, DeliveryRow, SearchRow, TrialRow, WebhookRow
 from service.jobs.workers import living_workers
 from service.lifecycle import CLAIMABLE_SEARCH_STATES, SEARCH_STATES, TRIAL_STATES
 
 ENDED_TRIAL_STATES = tuple(state for state in TRIAL_STATES if state in ENDED)
 LIVE_TRIAL_STATES = tuple(state for state in TRIAL_STATES if state not in ENDED)
+# Under this key a session knows what is yet to be counted.
+COUNTED = "matnas_counted"
 
 
 @final
@@ -37,8 +40,14 @@ class Census:
 
 
 def count(session: Session, name: str) -> None:
-    """Count one more; of what happens often, its row would be what all wait for."""
-    add_one(session, name)
+    """Count one more; of what happens often, its row would be what all wait for.
+
+    It is done last and in one order, so that nobody who holds a counter waits for anything else.
+    """
+    if COUNTED not in session.info:
+        session.info[COUNTED] = Counter[str]()
+        event.listen(session, "before_commit", _add_up, once=True)
+    session.info[COUNTED][name] += 1
 
 
 def census(session: Session, *, now: datetime, fresh: timedelta) -> Census:
@@ -65,6 +74,11 @@ def census(session: Session, *, now: datetime, fresh: timedelta) -> Census:
 def ended_trials(session: Session) -> Mapping[str, int]:
     """Count every trial that has ended, from an index alone: of those there may be millions."""
     return _by_state(session, TrialRow.state, ENDED_TRIAL_STATES)
+
+
+def _add_up(session: Session) -> None:
+    for name, times in sorted(session.info.pop(COUNTED).items()):
+        add(session, name, times)
 
 
 def _number(session: Session, condition: ColumnElement[bool]) -> int:

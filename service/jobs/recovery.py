@@ -27,7 +27,7 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
     The waiting row is the outbox: a message that is lost is sent again, one that comes twice finds
     its trial taken.
     """
-    lately = now - again_after
+    lately = now - again_after, now + again_after
     searches = session.scalars(
         select(SearchRow)
         .where(SearchRow.state.in_(CLAIMABLE_SEARCH_STATES))
@@ -46,7 +46,7 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
             SearchSpec.model_validate(search.spec),
             now=now,
         )
-        if trial.hinted_at is None or trial.hinted_at <= lately
+        if trial.hinted_at is None or not lately[0] < trial.hinted_at < lately[1]
     ]
     session.execute(
         update(TrialRow)
@@ -89,11 +89,19 @@ def recover(
         advance(session, search, lost)
 
 
-def _searches_with_unsent(lately: datetime) -> Select[str]:
+def _searches_with_unsent(lately: tuple[datetime, datetime]) -> Select[str]:
+    """What was sent in the future was sent by a clock that has been set back since."""
+    since, until = lately
     return (
         select(TrialRow.search_id)
         .where(TrialRow.state == "WAITING")
-        .where(or_(TrialRow.hinted_at.is_(None), TrialRow.hinted_at <= lately))
+        .where(
+            or_(
+                TrialRow.hinted_at.is_(None),
+                TrialRow.hinted_at <= since,
+                TrialRow.hinted_at >= until,
+            )
+        )
     )
 
 

@@ -177,7 +177,7 @@ def lose(session: Session, trial: TrialRow, cause: Cause, *, max_attempts: int) 
     if losses >= max_attempts:
         sentence = f"its worker died in each of {losses} attempts"
         move_trial(session, trial, "FAILED", cause.because(cause.reason, sentence))
-    elif put_back(session, trial, cause):
+    elif put_back(session, trial, cause) and trial.state == "WAITING":
         count(session, "retries")
     return True
 
