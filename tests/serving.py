@@ -94,7 +94,7 @@ def serving(home: Path, **choices: Any) -> Iterator[Service]:
     thread.start()
     database = Database(settings.database)
     try:
-        with _environment(home), httpx.Client(base_url=url, trust_env=False, timeout=20) as http:
+        with _environment(home), httpx.Client(base_url=url, trust_env=False, timeout=60) as http:
             while not server.started:
                 time.sleep(0.01)
             yield Service(url, settings, database, http)

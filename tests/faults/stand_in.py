@@ -6,10 +6,10 @@ gone on with from another state without another number at the end.
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from models.durable import DiskFull, replace_file
@@ -22,6 +22,8 @@ from tests.serving import made_network, made_profile, made_report, made_times
 
 INJECTED = Path(__file__).with_name("injected")
 EPOCHS, EPOCH_SECONDS = 40, 0.05
+PADDING = "0" * 10_000  # so that there may be no room for it
+log = logging.getLogger(__name__)
 STOPPED = TrialOutcome("CANCELLED", "user_cancel", "stopped after the step it was in")
 
 
@@ -56,8 +58,10 @@ def run_trial(
             return STOPPED
         time.sleep(EPOCH_SECONDS)
         done, state = done + 1, _hash([state])
-        with suppress(DiskFull):  # the one before stays
-            _write(folder / "checkpoint.safetensors", json.dumps([done, state]))
+        try:
+            _write(folder / "checkpoint.safetensors", json.dumps([done, state, PADDING]))
+        except DiskFull as error:  # the one before stays
+            log.warning("there is no room for a checkpoint: %s", error)
         progress.report(Update("training", done, EPOCHS, metrics={"validation_loss": _loss(state)}))
     network = made_network(planned, resolved)
     export = folder / "export"
@@ -94,7 +98,7 @@ def _write(path: Path, text: str) -> None:
 
 def _load(folder: Path) -> tuple[int, str] | None:
     try:
-        done, state = json.loads((folder / "checkpoint.safetensors").read_text())
+        done, state, _ = json.loads((folder / "checkpoint.safetensors").read_text())
     except FileNotFoundError:
         return None
     return int(done), str(state)

@@ -7,6 +7,7 @@ disturbed.
 import argparse
 import json
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,11 +34,12 @@ SMALL = SPEC | {
     "space": {"baselines": []},
 }
 SETTINGS = {
-    "MATNAS_LEASE_SECONDS": "8",
+    "MATNAS_LEASE_SECONDS": "10",
     "MATNAS_HINT_SECONDS": "3",
     # Here it is not the trials' fault that their processes die.
     "MATNAS_MAX_ATTEMPTS": "1000",
 }
+DATABASES = ("sqlite", "postgresql")
 KILLS = 25
 ROUNDS = 3
 # In this order, so that a search or two see all of them.
@@ -61,8 +63,8 @@ def found_by(installed: Installation, search_id: str) -> Any:
     return {"winner": report["winner"]["number"], "trials": trials}
 
 
-def check(scene: Scene, expected: Any) -> int:
-    """Each trial ended once, nothing finished was done again, and the same was found."""
+def check(scene: Scene, expected: Any) -> list[dict[str, Any]]:
+    """Each trial ended once, nothing finished was done again, the same was found."""
     scene.installed.wait(scene.ended)
     search = scene.installed.get(scene.search_id)
     assert search["state"] == "SUCCEEDED", (search, scene.installed.logs())
@@ -82,7 +84,7 @@ def check(scene: Scene, expected: Any) -> int:
     if expected is not None:
         found = found_by(scene.installed, scene.search_id)
         assert json.dumps(found) == json.dumps(expected), (found, expected)
-    return len(events)
+    return events
 
 
 def strikes(database: str, chance: random.Random, *, quick: bool) -> Iterator[str]:
@@ -100,26 +102,31 @@ def strikes(database: str, chance: random.Random, *, quick: bool) -> Iterator[st
 def storm(scene: Scene, names: Sequence[str], expected: Any) -> dict[str, Any]:
     """Let it all happen to searches, one after another, at moments that chance decides."""
     began, left, searches, events = time.monotonic(), list(names), 0, 0
-    done: Counter[str] = Counter()
+    done, lost = Counter[str](), Counter[str]()
     while left or not searches:
         scene.search_id = scene.installed.submit(scene.spec)
         submitted = [scene.search_id]
         scene.wait_for_a_trial()
         while left and not scene.ended():
-            time.sleep(scene.chance.uniform(0, 3))
+            scene.bide()
             name = left.pop(0)
             ALL[name](scene)
             done[name] += 1
+            print(len(names) - len(left), name, file=sys.stderr, flush=True)  # noqa: T201
             if scene.search_id not in submitted:
                 submitted.append(scene.search_id)
         for search_id in submitted:
             scene.search_id = search_id
-            events += check(scene, expected)
+            told = check(scene, expected)
+            events += len(told)
+            lost.update(event["sentence"] for event in told if event["state"] == "LOST")
             searches += 1
     return {
         "searches": searches,
         "events": events,
         "strikes": dict(sorted(done.items())),
+        "moments": dict(sorted(scene.moments.items())),
+        "lost": dict(sorted(lost.items())),
         "seconds": round(time.monotonic() - began),
         "took": {what: [min(took), max(took)] for what, took in sorted(scene.seconds.items())},
     }
@@ -132,11 +139,19 @@ def undisturbed(installed: Installation, spec: Mapping[str, Any]) -> Any:
     return found_by(installed, search_id)
 
 
-def run(home: Path, *, quick: bool, seed: int, stand_in: bool) -> dict[str, Any]:
+def run(
+    home: Path,
+    *,
+    quick: bool,
+    seed: int,
+    stand_in: bool,
+    databases: Sequence[str] = DATABASES,
+    most: int | None = None,
+) -> dict[str, Any]:
     """Both installations, each under its own storm; a stand-in trains nothing."""
     told: dict[str, Any] = {"seed": seed, "quick": quick, "stand_in": stand_in}
     expected, spec = None, SMALL if quick else SPEC
-    for database in ("sqlite", "postgresql"):
+    for database in databases:
         chance = random.Random(f"{seed} {database}")
         with ExitStack() as stack:
             settings = dict(SETTINGS)
@@ -152,8 +167,8 @@ def run(home: Path, *, quick: bool, seed: int, stand_in: bool) -> dict[str, Any]
             installed.start_worker()
             if expected is None:
                 expected = undisturbed(installed, spec)
-            scene = Scene(installed, chance, postgres, valkey, spec=spec)
-            names = list(strikes(database, chance, quick=quick))
+            scene = Scene(installed, chance, postgres, valkey, spec=spec, thorough=not quick)
+            names = list(strikes(database, chance, quick=quick))[:most]
             told[database] = storm(scene, names, expected)
     return told
 
@@ -163,10 +178,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="each kind of fault once or so")
     parser.add_argument("--stand-in", action="store_true", help="trials that train nothing")
+    parser.add_argument("--database", action="append", choices=DATABASES, help="only on this one")
+    parser.add_argument("--most", type=int, help="end each storm after so many strikes")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and their order")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="matnas-faults-") as home:
-        told = run(Path(home), quick=options.quick, seed=options.seed, stand_in=options.stand_in)
+        told = run(
+            Path(home),
+            quick=options.quick,
+            seed=options.seed,
+            stand_in=options.stand_in,
+            databases=options.database or DATABASES,
+            most=options.most,
+        )
     print(json.dumps(told))  # noqa: T201
 
 

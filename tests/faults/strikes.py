@@ -2,19 +2,21 @@
 
 import random
 import signal
-import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, final
 
 import httpx
 import psutil
 
-from tests.integration.installation import Installation, children_of, kill_9
+from tests.integration.installation import STOP_SECONDS, Installation, children_of, kill_9
 from tests.servers import Postgres, Valkey
+from tests.shifted_clock import shifted
 
 # The API, which dies when a transaction is committed and its messages are not yet sent.
 DYING_API = """
@@ -31,20 +33,10 @@ for trial_id in sys.argv[1:]:
     for _ in range(2):
         celery_app().send_task(RUN_TRIAL, args=[trial_id])
 """
-# Compiled, it moves the clock of whatever process loads it first.
-SHIFTED_CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <time.h>
-int clock_gettime(clockid_t which, struct timespec *now) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int result = real(which, now);
-    if (which == CLOCK_REALTIME) now->tv_sec += 3600;
-    return result;
-}
-"""
 STREAMS = 20
+# Less than a checkpoint, more than an attempt's log.
+SMALL_BYTES = 5000
+FULL = "no room for a checkpoint"
 
 
 @final
@@ -58,7 +50,27 @@ class Scene:
     valkey: Valkey | None = None
     search_id: str = ""
     spec: Mapping[str, Any] = field(default_factory=dict)
+    thorough: bool = False
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    moments: Counter[str] = field(default_factory=Counter)
+
+    def bide(self) -> None:
+        """Wait for a moment that chance decides: any, or one at which a trial has come further."""
+        time.sleep(self.chance.uniform(0, 3))
+        if (
+            self.thorough
+            and self.chance.random() < 0.5
+            and (trial := self.wait_for_a_trial()) is not None
+        ):
+            until = time.monotonic() + self.chance.uniform(0, 30)
+            while time.monotonic() < until and not _left(self, trial) and not self.stage(trial):
+                time.sleep(0.2)
+            time.sleep(self.chance.uniform(0, 2))
+
+    def stage(self, trial: Mapping[str, Any]) -> str | None:
+        """What a trial is doing: None while it starts."""
+        phase = self.installed.trial(self.search_id, trial["number"])["phase"]
+        return None if phase is None else str(phase)
 
     def took(self, what: str, seconds: float) -> None:
         """Remember how long something took."""
@@ -73,6 +85,17 @@ class Scene:
             if not page:
                 return found
             found += page
+
+    def told_of(self, trial: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What became of one attempt at a trial."""
+        whose = (trial["number"], trial["attempt"])
+        return [one for one in self.events() if (one["trial_number"], one["attempt"]) == whose]
+
+    def log_of(self, trial: Mapping[str, Any]) -> Callable[[], str]:
+        """What one attempt at a trial has logged, whenever it is asked for."""
+        folder = self.installed.home / f"searches/{self.search_id}/trials/{trial['number']}"
+        path = folder / f"attempt-{trial['attempt']}.log"
+        return lambda: path.read_text(errors="replace") if path.exists() else ""
 
     def running(self) -> dict[str, Any] | None:
         """A trial that runs just now."""
@@ -101,8 +124,10 @@ Strike = Callable[[Scene], None]
 
 def kill_the_worker(scene: Scene) -> None:
     """With kill -9, and start another, as its supervisor would."""
-    trial = scene.running()
     worker = scene.installed.one_worker()
+    trial = scene.running()
+    doing = "starting" if trial is None else trial["phase"] or "starting"
+    scene.moments["between trials" if trial is None else f"{trial['kind']} {doing}"] += 1
     kill_9(worker)
     worker.wait()
     began = time.monotonic()
@@ -122,6 +147,8 @@ def kill_the_trial(scene: Scene) -> None:
     kill_9(children[0])
     scene.installed.wait(lambda: _left(scene, trial))
     scene.took("trial killed, trial back", time.monotonic() - began)
+    sentences = [event["sentence"] for event in scene.told_of(trial) if event["state"] == "LOST"]
+    assert sentences in ([], ["its process ended with -9"]), sentences
 
 
 def kill_the_api(scene: Scene) -> None:
@@ -151,15 +178,11 @@ def stop_beyond_the_lease(scene: Scene) -> None:
     scene.installed.wait(lambda: _left(scene, trial))
     for process in frozen:
         process.resume()
-    psutil.wait_procs(frozen[1:], timeout=60)  # it learns that it was replaced, and ends
-    late = [
-        event["state"]
-        for event in scene.events()
-        if event["trial_number"] == trial["number"] and event["attempt"] == trial["attempt"]
-    ]
+    psutil.wait_procs(frozen[1:], timeout=STOP_SECONDS)  # it learns that it was replaced, and ends
+    late = [event["state"] for event in scene.told_of(trial)]
     assert late in (["RUNNING", "LOST", "WAITING"], ["RUNNING", "LOST", "FAILED"]), late
     worker.terminate()
-    worker.wait(60)
+    worker.wait(STOP_SECONDS)
     assert other.poll() is None
 
 
@@ -191,29 +214,44 @@ def restart_postgres(scene: Scene) -> None:
 
 
 def fill_the_disk(scene: Scene) -> None:
-    """For two seconds, the trial's process can write no file of more than 512 bytes."""
-    scene.wait_for_a_trial()
-    with suppress(psutil.NoSuchProcess, IndexError):
-        child = children_of(scene.installed.one_worker())[0]
-        before = child.rlimit(psutil.RLIMIT_FSIZE)
-        child.rlimit(psutil.RLIMIT_FSIZE, (512, before[1]))
-        time.sleep(2)
-        child.rlimit(psutil.RLIMIT_FSIZE, before)
+    """The trial's process can write nothing large, until it has missed a checkpoint."""
+    trial = scene.wait_for_a_trial()
+    children = children_of(scene.installed.one_worker())
+    if trial is None or not children:
+        return
+    log = scene.log_of(trial)
+    with suppress(psutil.NoSuchProcess):
+        before = children[0].rlimit(psutil.RLIMIT_FSIZE)
+        # There is room for a log, which tells of it.
+        children[0].rlimit(psutil.RLIMIT_FSIZE, (SMALL_BYTES, before[1]))
+        until = time.monotonic() + 20
+        while (
+            time.monotonic() < until and not (noticed := FULL in log()) and not _left(scene, trial)
+        ):
+            time.sleep(0.2)
+        scene.moments["checkpoints without room"] += noticed
+        children[0].rlimit(psutil.RLIMIT_FSIZE, before)
 
 
 def shift_the_clock(scene: Scene) -> None:
-    """Of the worker, by an hour, until it ends; only PostgreSQL has workers on other machines."""
+    """Of a worker, by an hour, while another has the right time, and then stops.
+
+    On SQLite there is one machine: it has another time for whatever starts from now on.
+    """
+    installed, hour = scene.installed, scene.chance.choice([3600, -3600])
+    old, known = installed.one_worker(), installed.worker_names()
+    clock = shifted(hour, installed.home)
     if scene.postgres is None:
-        return
-    library = scene.installed.home / "clock.so"
-    if not library.exists():
-        source = library.with_suffix(".c")
-        source.write_text(SHIFTED_CLOCK)
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    old = scene.installed.one_worker()
-    scene.installed.start_worker(LD_PRELOAD=str(library))
-    old.terminate()
-    old.wait(60)
+        installed.environment |= clock
+        installed.restart_api()
+        kill_9(old)
+    new = installed.start_worker(**clock)
+    installed.wait(lambda: bool(installed.worker_names() - known))
+    assert clock["LD_PRELOAD"] in Path(f"/proc/{new.pid}/maps").read_text()
+    time.sleep(scene.chance.uniform(0, 3))
+    if scene.postgres is not None:
+        old.terminate()
+    old.wait(STOP_SECONDS)
 
 
 def stop_with_open_streams(scene: Scene) -> None:

@@ -15,7 +15,9 @@ import psutil
 
 from tests.servers import free_port
 
-PATIENCE_SECONDS = 500.0
+# On a busy machine, to start Python and torch once takes minutes.
+PATIENCE_SECONDS = 1200.0
+STOP_SECONDS = 300.0
 
 
 @final
@@ -25,7 +27,7 @@ class Installation:
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{free_port()}"
-        self._environment = os.environ | {
+        self.environment = os.environ | {
             "MATNAS_HOME": str(home),
             "MATNAS_REAP_SECONDS": "0.5",
             "MATNAS_HINT_SECONDS": "5",
@@ -44,7 +46,7 @@ class Installation:
         self.home.mkdir(parents=True)
         try:
             migrated = [sys.executable, "-m", "service.cli", "db", "upgrade"]
-            subprocess.run(migrated, check=True, env=self._environment)
+            subprocess.run(migrated, check=True, env=self.environment)
             self._server = self._serve()
             yield self
         finally:
@@ -59,14 +61,14 @@ class Installation:
         """Stop the server if it runs, serve again, by `program`; say how long it took to end."""
         began = time.monotonic()
         self._server.terminate()
-        self._server.wait(60)
+        self._server.wait(STOP_SECONDS)
         took = time.monotonic() - began
         self._server = self._serve(program)
         return took
 
     def run(self, *command: str) -> None:
         """Run Python in this installation."""
-        subprocess.run([sys.executable, *command], check=True, env=self._environment)
+        subprocess.run([sys.executable, *command], check=True, env=self.environment)
 
     def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
         worker = self._start("worker", "-m", "service.cli", "worker", environment=environment)
@@ -80,7 +82,7 @@ class Installation:
             return running[0]
         for worker in running:
             worker.terminate()
-            worker.wait(20)
+            worker.wait(STOP_SECONDS)
         return self.start_worker()
 
     def submit(self, spec: Mapping[str, Any]) -> str:
@@ -102,6 +104,12 @@ class Installation:
         assert answer.status_code == 200, answer.text
         return answer.json()["items"]
 
+    def worker_names(self) -> set[str]:
+        """Whoever has said today that it lives."""
+        answer = self._client.get("/v1/workers")
+        assert answer.status_code == 200, answer.text
+        return {worker["name"] for worker in answer.json()["items"]}
+
     def get(self, path: str) -> Any:
         answer = self._client.get(f"/v1/searches/{path}")
         assert answer.status_code == 200, answer.text
@@ -122,7 +130,7 @@ class Installation:
         until = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < until, self.logs()
-            time.sleep(0.1)  # a trial speaks once a second
+            time.sleep(0.2)  # a trial speaks once a second
 
     def logs(self) -> str:
         """What its processes had to say."""
@@ -142,7 +150,7 @@ class Installation:
         with (self.home / f"{name}-{len(self._processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, *command],
-                env=self._environment | added,
+                env=self.environment | added,
                 stdout=log,
                 stderr=log,
             )
