@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks import search_tables
+from benchmarks import load_tables, search_tables
 from benchmarks.markdown import Row, table
 
 
@@ -176,6 +176,16 @@ dense network's.""",
         """A search of 12 trials through the service, the reference in the cache, each worker with
 one thread; two workers twice.""",
         search_tables.facts,
+    ),
+    "load": (
+        "The service under load",
+        """One API process on a PostgreSQL with 10,000 searches, a million trials and eleven million
+points of curves, with 200 event streams open all the time. Requests are sent at random moments that
+were fixed beforehand, and are timed from those moments. Beside it, on the same server, one process
+of MLflow and one of optuna-dashboard: a run's status and the 50 best; what is new in a study, and
+all of its trials, which is what its page asks for. Ours: the status of one search with 10,000
+trials, and its 50 best.""",
+        load_tables.load,
     ),
     "profile": (
         "Profiling a transformer of 6 layers, 128 wide",

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, final
 from uuid import uuid4
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from models.durable import replace_file
@@ -344,6 +343,8 @@ def _check_extent(tensor: _Tensor, present: int) -> None:
 
 
 def _check_finite(path: Path, tensor: _Tensor, *, offset: int) -> None:
+    import numpy as np  # noqa: PLC0415  (12 MB, and nothing else in the API needs it)
+
     # By bit pattern, for numpy has no bfloat16; row by row, for the file may be large.
     kind = _FLOATS[tensor.dtype]
     numbers = np.memmap(path, dtype=kind.bits, mode="r", offset=offset, shape=tensor.shape)

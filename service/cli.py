@@ -87,6 +87,7 @@ def serve(
         config = uvicorn.Config(
             "service.api.app:create_app",
             factory=True,
+            http="h11",  # httptools, where it is installed, takes headers of any length
             log_config=None,  # the application logs every request itself, with its id
             access_log=False,
             server_header=False,

@@ -1,8 +1,6 @@
 """A matrix that is sent as JSON, as the safetensors file that it is kept as."""
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from safetensors.numpy import save
 
 from service.errors import ArtifactRefused, TooLarge
 
@@ -14,6 +12,9 @@ ROWS = TypeAdapter(list[list[float]])
 
 def from_rows(body: bytes) -> bytes:
     """Read a list of rows, all of them as long as each other, in double precision."""
+    import numpy as np  # noqa: PLC0415  (12 MB that a server without matrices never needs)
+    from safetensors.numpy import save  # noqa: PLC0415
+
     if len(body) > MOST_JSON_BYTES:
         sentence = f"a matrix in JSON may have {MOST_JSON_BYTES:,} bytes; send a safetensors file"
         raise TooLarge(sentence)

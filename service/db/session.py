@@ -66,7 +66,8 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        return create_engine(parsed, pool_pre_ping=True)
+        # As many as the API has threads, kept: what comes on top would be opened for one request.
+        return create_engine(parsed, pool_pre_ping=True, pool_size=15, max_overflow=0)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})

@@ -63,6 +63,7 @@ class Base(DeclarativeBase):
         Json: JSON(none_as_null=True),
         list[str]: JSON(none_as_null=True),
         list[Json]: JSON(none_as_null=True),
+        list[Json | None]: JSON(none_as_null=True),
         str: Text(),
         # SQLite counts up only what is called INTEGER.
         int: BigInteger().with_variant(Integer(), "sqlite"),
@@ -80,6 +81,7 @@ class SearchRow(Base):
         Index(None, "key_id", "state"),
         Index(None, "best_loss", "id"),
         Index(None, "name", "id"),
+        Index(None, "priority", "id"),
         Index(None, "model"),
         Index(None, "dataset"),
     )
@@ -117,6 +119,8 @@ class SearchRow(Base):
     priority: Mapped[int] = mapped_column(server_default=text("0"))
     # Of the best so far that keeps to its budget, for lists to be filtered and sorted by.
     best_loss: Mapped[float | None]
+    # The best so far under each budget; nothing where no trial has ended since the column came.
+    bests: Mapped[list[Json | None] | None]
 
     # Every change of a search is an UPDATE ... WHERE version = the one that was read.
     __mapper_args__ = {"version_id_col": version}
@@ -143,6 +147,12 @@ class TrialRow(Base):
         UniqueConstraint("search_id", "number"),
         Index(None, "state", "lease_until"),
         Index(None, "state", "ready_at"),
+        # How far a search has come is counted from this alone.
+        Index(None, "search_id", "state", "ran_seconds", "kind"),
+        Index(None, "search_id", "loss", "number"),
+        Index(None, "search_id", "cost", "number"),
+        Index(None, "search_id", "latency_ratio", "number"),
+        Index(None, "search_id", "started_at", "number"),
     )
 
     id: Mapped[str] = mapped_column(String(60), primary_key=True)
@@ -166,7 +176,7 @@ class TrialRow(Base):
     network: Mapped[Json | None] = mapped_column(deferred=True)
     metrics: Mapped[Json | None]
     cost: Mapped[int | None]
-    # Of the metrics and of the report, for lists to be filtered and sorted by.
+    # Of the metrics, or the newest value, and of the report: lists are filtered and sorted by them.
     loss: Mapped[float | None]
     latency_ratio: Mapped[float | None]
     times: Mapped[Json | None] = mapped_column(deferred=True)

@@ -63,7 +63,14 @@ from service.jobs.quotas import (
     upload_room,
     usage,
 )
-from service.jobs.reading import events, get_search, get_trial, list_trials
+from service.jobs.reading import (
+    events,
+    get_search,
+    get_searches,
+    get_trial,
+    list_trials,
+    newest_events,
+)
 from service.jobs.recovery import hints_due, owners, recover
 from service.jobs.resolving import resolve_spec
 from service.jobs.results import (
@@ -193,6 +200,7 @@ __all__ = [
     "front",
     "get_artifact",
     "get_search",
+    "get_searches",
     "get_trial",
     "get_webhook",
     "hints_due",
@@ -213,6 +221,7 @@ __all__ = [
     "living_workers",
     "midnight",
     "network",
+    "newest_events",
     "no_room",
     "note_act",
     "note_worker",

@@ -19,7 +19,7 @@ from search.spec import LearnerSettings, SearchSpec
 from search.warm import EarlierCandidate
 from service.db.queries import insert_or_replace
 from service.db.tables import LatestRow, PointRow, SearchRow, TrialRow
-from service.jobs.best import OBJECTIVE, best_of, bests_of
+from service.jobs.best import OBJECTIVE, bests_of, note_bests
 from service.jobs.past import past_trials, ready
 from service.jobs.transitions import (
     Cause,
@@ -132,6 +132,9 @@ def record(
             "total": stage.total,
             "unit": stage.unit,
         }
+    losses = [point.value for point in points if point.name == OBJECTIVE]
+    if losses:
+        values["loss"] = finite(losses[-1])
     renewal = _write(session, claim, values)
     if renewal.still_mine:
         # One statement must not meet a key twice: the last value of a step is the value.
@@ -172,7 +175,8 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
         values["times"] = dict(ending.times)
     if ending.metrics is not None:
         values["metrics"] = {name: finite(value) for name, value in ending.metrics.items()}
-        values["loss"] = values["metrics"].get(OBJECTIVE)
+        if OBJECTIVE in values["metrics"]:
+            values["loss"] = values["metrics"][OBJECTIVE]
     if not move_trial(session, trial, ending.state, cause, **values):
         return False
     if ending.profile is not None:
@@ -182,8 +186,7 @@ def finish(session: Session, claim: Claim, ending: Ending, *, now: datetime) -> 
     if ending.report is not None:
         search.report = ending.report.model_dump(mode="json")
         _note_latencies(session, search.id, ending.report)
-    best = best_of(bests_of(search, claim.spec, trials_of(session, search.id)))
-    search.best_loss = None if best is None else best.validation_loss
+    note_bests(search, bests_of(search, claim.spec, trials_of(session, search.id)))
     advance(session, search, cause)
     return True
 

@@ -18,6 +18,7 @@ from service.jobs.transitions import (
     Cause,
     advance,
     append_event,
+    append_waiting,
     cancel_waiting,
     lock_search,
     move_search,
@@ -195,8 +196,5 @@ def _replan(
     fresh = [planned for planned in new if planned.number not in kept]
     session.add_all(trial_row_of(search.id, planned) for planned in fresh)
     session.flush()
-    for planned in fresh:
-        if planned.number >= len(old):
-            append_event(
-                session, search.id, "trial", "WAITING", cause, number=planned.number, attempt=0
-            )
+    added = [planned.number for planned in fresh if planned.number >= len(old)]
+    append_waiting(session, search.id, added, cause)

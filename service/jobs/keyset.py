@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, final
 
-from sqlalchemy import ColumnElement, Select, and_, or_
+from sqlalchemy import ColumnElement, Select, tuple_
+from sqlalchemy.orm import Session
 
 from service.errors import QueryRefused
 
@@ -34,27 +35,39 @@ class Order:
     descending: bool = False
     nullable: bool = False
 
-    def columns(self) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """What a row must be selected with, for the next page's cursor."""
-        return self.value, self.unique
+    def page(
+        self, session: Session, statement: Select[Any], *, cursor: str | None, limit: int
+    ) -> tuple[Sequence[Any], str | None]:
+        """The rows from the cursor on, and the next page's cursor, if there is one.
 
-    def sorted(self, statement: Select[Any]) -> Select[Any]:
-        """The statement in this order."""
-        value, unique = self.value, self.unique
+        What has no value is asked for apart, once the rest is at its end: no index that both
+        databases have is in the order that puts it last.
+        """
+        place = None if cursor is None else self._read(cursor)
+        wanted, rows = statement.add_columns(self.value, self.unique), list[Any]()
+        if place is None or place[0] is not None:
+            valued = wanted.where(self.value.is_not(None)) if self.nullable else wanted
+            if place is not None:
+                # Compared as a pair, for which an index is entered at the right place.
+                here = tuple_(self.value, self.unique)
+                valued = valued.where(here < place if self.descending else here > place)
+            rows += session.execute(self._sorted(valued).limit(limit + 1)).all()
+        if self.nullable and len(rows) <= limit:
+            rest = wanted.where(self.value.is_(None))
+            if place is not None and place[0] is None:
+                unique = place[1]
+                further = self.unique < unique if self.descending else self.unique > unique
+                rest = rest.where(further)
+            rows += session.execute(self._sorted(rest).limit(limit + 1 - len(rows))).all()
+        if len(rows) <= limit:
+            return rows, None
+        *_, value, unique = rows[limit - 1]
+        return rows[:limit], self.cursor(value, unique)
+
+    def _sorted(self, statement: Select[Any]) -> Select[Any]:
         if self.descending:
-            value, unique = value.desc(), unique.desc()
-        # Said only where it matters, for it keeps PostgreSQL from reading an index in order.
-        return statement.order_by(value.nulls_last() if self.nullable else value, unique)
-
-    def after(self, statement: Select[Any], cursor: str) -> Select[Any]:
-        """What comes behind the place that a cursor of this order names."""
-        value, unique = self._read(cursor)
-        further = self.unique < unique if self.descending else self.unique > unique
-        if value is None:
-            return statement.where(self.value.is_(None), further)
-        beyond = self.value < value if self.descending else self.value > value
-        behind = or_(beyond, and_(self.value == value, further))
-        return statement.where(or_(self.value.is_(None), behind) if self.nullable else behind)
+            return statement.order_by(self.value.desc(), self.unique.desc())
+        return statement.order_by(self.value, self.unique)
 
     def cursor(self, value: Value | None, unique: Value) -> str:
         """The place of a row."""
@@ -77,17 +90,6 @@ class Order:
                 "the cursor is of a list in another order; begin again without it", field="cursor"
             )
         return place
-
-
-def cut(rows: Sequence[Any], order: Order, limit: int) -> tuple[Sequence[Any], str | None]:
-    """Of one row more than the limit make a page and, if it is not the last, its cursor.
-
-    The last two columns of a row are the order's.
-    """
-    if len(rows) <= limit:
-        return rows, None
-    *_, value, unique = rows[limit - 1]
-    return rows[:limit], order.cursor(value, unique)
 
 
 def _written(value: Value | None) -> str | float | int | None:

@@ -5,12 +5,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from service.db.tables import LatestRow, SearchRow, TagRow, TrialRow
-from service.jobs.best import OBJECTIVE
-from service.jobs.keyset import Order, Value, cut
+from service.db.tables import SearchRow, TagRow, TrialRow
+from service.jobs.keyset import Order, Value
 from service.jobs.reading import search_row, search_views, trial_views
 from service.jobs.views import SearchFilter, SearchPage, TrialFilter, TrialPage
 
@@ -39,8 +38,6 @@ TrialSort = Literal[
 NULLABLE = frozenset(
     {"name", "best_loss", "validation_loss", "cost", "latency_ratio", "started_at"}
 )
-# What a trial ended with, or the newest value while it runs.
-LOSS: ColumnElement[float] = func.coalesce(TrialRow.loss, LatestRow.value)
 
 
 def list_searches(
@@ -53,11 +50,8 @@ def list_searches(
     sort: SearchSort = "-created_at",
 ) -> SearchPage:
     """Searches that pass the filter, newest first unless told."""
-    order = SEARCH_ORDERS[sort]
-    statement = order.sorted(select(SearchRow, *order.columns()).where(*_searches(wanted)))
-    if cursor is not None:
-        statement = order.after(statement, cursor)
-    page, following = cut(session.execute(statement.limit(limit + 1)).all(), order, limit)
+    statement = select(SearchRow).where(*_searches(wanted))
+    page, following = SEARCH_ORDERS[sort].page(session, statement, cursor=cursor, limit=limit)
     return SearchPage(tuple(search_views(session, [row[0] for row in page], now)), following)
 
 
@@ -73,16 +67,8 @@ def page_of_trials(
 ) -> TrialPage:
     """The trials of a search that pass the filter, by number unless told."""
     search_row(session, search_id)
-    order = TRIAL_ORDERS[sort]
-    newest = and_(LatestRow.trial_id == TrialRow.id, LatestRow.name == OBJECTIVE)
-    statement = order.sorted(
-        select(TrialRow, *order.columns())
-        .outerjoin(LatestRow, newest)
-        .where(TrialRow.search_id == search_id, *_trials(wanted))
-    )
-    if cursor is not None:
-        statement = order.after(statement, cursor)
-    page, following = cut(session.execute(statement.limit(limit + 1)).all(), order, limit)
+    statement = select(TrialRow).where(TrialRow.search_id == search_id, *_trials(wanted))
+    page, following = TRIAL_ORDERS[sort].page(session, statement, cursor=cursor, limit=limit)
     return TrialPage(tuple(trial_views(session, [row[0] for row in page], now)), following)
 
 
@@ -110,7 +96,7 @@ def _trials(wanted: TrialFilter) -> list[ColumnElement[bool]]:
             (TrialRow.kind, wanted.kind),
             (TrialRow.owner, wanted.worker),
         ),
-        *_between(LOSS, wanted.loss_from, wanted.loss_to),
+        *_between(TrialRow.loss, wanted.loss_from, wanted.loss_to),
         *_between(TrialRow.cost, wanted.cost_from, wanted.cost_to),
     ]
 
@@ -164,7 +150,7 @@ TRIAL_ORDERS = _orders(
     get_args(TrialSort),
     {
         "number": (TrialRow.number, int),
-        "validation_loss": (LOSS, float),
+        "validation_loss": (TrialRow.loss, float),
         "cost": (TrialRow.cost, int),
         "latency_ratio": (TrialRow.latency_ratio, float),
         "started_at": (TrialRow.started_at, datetime),

@@ -1,10 +1,10 @@
 """Questions about searches and trials, answered without touching the curves or the networks."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models.cost import Quantity
@@ -12,10 +12,12 @@ from search.plan import TrialKind, TrialState
 from search.spec import BaselineName, LearnerSettings, SearchSpec
 from service.db.tables import EventRow, LatestRow, SearchRow, TrialRow
 from service.errors import SearchNotFound, TrialNotFound
-from service.jobs.best import best_of, bests_of
+from service.jobs.best import best_of, noted_bests
 from service.jobs.estimate import progress_of, ran
+from service.jobs.tally import Tally, tallies
 from service.jobs.transitions import lock_search
 from service.jobs.views import (
+    BestView,
     EventView,
     SearchView,
     TrialView,
@@ -31,6 +33,14 @@ def get_search(
     if locked:
         lock_search(session, search_id)
     return search_views(session, [search_row(session, search_id)], now)[0]
+
+
+def get_searches(
+    session: Session, search_ids: Collection[str], *, now: datetime
+) -> list[SearchView]:
+    """Those of the searches that are there, in no order."""
+    rows = session.scalars(select(SearchRow).where(SearchRow.id.in_(search_ids))).all()
+    return search_views(session, rows, now)
 
 
 def list_trials(session: Session, search_id: str, *, now: datetime) -> tuple[TrialView, ...]:
@@ -59,6 +69,15 @@ def events(
         .limit(limit)
     )
     return tuple(_event_view(row) for row in rows)
+
+
+def newest_events(session: Session, search_ids: Collection[str]) -> Mapping[str, int]:
+    """The last event of each search, from an index alone."""
+    newest = (
+        select(func.max(EventRow.id)).where(EventRow.search_id == SearchRow.id).scalar_subquery()
+    )
+    found = session.execute(select(SearchRow.id, newest).where(SearchRow.id.in_(search_ids)))
+    return {search_id: last or 0 for search_id, last in found}
 
 
 def search_row(session: Session, search_id: str) -> SearchRow:
@@ -94,20 +113,31 @@ def trial_views(session: Session, rows: Sequence[TrialRow], now: datetime) -> li
 
 def search_views(session: Session, rows: Sequence[SearchRow], now: datetime) -> list[SearchView]:
     """Rows as others may see them, each with how far its trials have come."""
-    trials: dict[str, list[TrialRow]] = {row.id: [] for row in rows}
-    statement = select(TrialRow).where(TrialRow.search_id.in_(trials)).order_by(TrialRow.number)
-    for trial in session.scalars(statement):
-        trials[trial.search_id].append(trial)
+    specs = [(row, SearchSpec.model_validate(row.spec)) for row in rows]
+    counted = tallies(session, [row.id for row in rows])
+    bests = noted_bests(session, specs)
+    there = _there(session, rows)
+    return [
+        _search_view(row, spec, counted[row.id], bests[row.id], there, now) for row, spec in specs
+    ]
+
+
+def _there(session: Session, rows: Sequence[SearchRow]) -> Collection[str]:
+    """Which of the searches are still there that others were told of."""
     named = {row.warm_start["search_id"] for row in rows if row.warm_start is not None}
-    there = set(session.scalars(select(SearchRow.id).where(SearchRow.id.in_(named))))
-    return [_search_view(row, trials[row.id], there, now) for row in rows]
+    if not named:
+        return ()
+    return set(session.scalars(select(SearchRow.id).where(SearchRow.id.in_(named))))
 
 
 def _search_view(
-    row: SearchRow, trials: Sequence[TrialRow], there: Collection[str], now: datetime
+    row: SearchRow,
+    spec: SearchSpec,
+    tally: Tally,
+    bests: tuple[BestView | None, ...],
+    there: Collection[str],
+    now: datetime,
 ) -> SearchView:
-    spec = SearchSpec.model_validate(row.spec)
-    bests = bests_of(row, spec, trials)
     return SearchView(
         id=row.id,
         name=row.name,
@@ -128,7 +158,7 @@ def _search_view(
         started_at=row.started_at,
         deadline_at=row.deadline_at,
         ended_at=row.ended_at,
-        progress=progress_of(trials, spec, now=now),
+        progress=progress_of(tally, spec, now=now),
         best=best_of(bests),
         bests=bests,
         warm_start=_warm_start(row, there),

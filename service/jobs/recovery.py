@@ -21,8 +21,12 @@ from service.jobs.transitions import (
 from service.lifecycle import CLAIMABLE_SEARCH_STATES
 
 
-def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> list[str]:
+def hints_due(
+    session: Session, *, now: datetime, again_after: timedelta, search_id: str | None = None
+) -> list[str]:
     """The trials that may start and of which no message went out lately; they count as sent.
+
+    Those of one search, where only that can have changed anything, or of all.
 
     The waiting row is the outbox: a message that is lost is sent again, one that comes twice finds
     its trial taken.
@@ -31,7 +35,7 @@ def hints_due(session: Session, *, now: datetime, again_after: timedelta) -> lis
     searches = session.scalars(
         select(SearchRow)
         .where(SearchRow.state.in_(CLAIMABLE_SEARCH_STATES))
-        .where(SearchRow.id.in_(_searches_with_unsent(lately)))
+        .where(SearchRow.id.in_(_searches_with_unsent(lately, search_id)))
         .order_by(SearchRow.priority.desc(), SearchRow.created_at, SearchRow.id)
         # Whoever is changing a search just now hints at what follows from it afterwards.
         .with_for_update(skip_locked=True)
@@ -89,10 +93,10 @@ def recover(
         advance(session, search, lost)
 
 
-def _searches_with_unsent(lately: tuple[datetime, datetime]) -> Select[str]:
+def _searches_with_unsent(lately: tuple[datetime, datetime], search_id: str | None) -> Select[str]:
     """What was sent in the future was sent by a clock that has been set back since."""
     since, until = lately
-    return (
+    unsent = (
         select(TrialRow.search_id)
         .where(TrialRow.state == "WAITING")
         .where(
@@ -103,6 +107,7 @@ def _searches_with_unsent(lately: tuple[datetime, datetime]) -> Select[str]:
             )
         )
     )
+    return unsent if search_id is None else unsent.where(TrialRow.search_id == search_id)
 
 
 def _searches_to_mend(session: Session, now: datetime, gone: Collection[str]) -> Sequence[str]:

@@ -16,7 +16,7 @@ from service.jobs.garbage import hold_upload
 from service.jobs.keys import ANYBODY, Actor
 from service.jobs.planning import trial_row_of
 from service.jobs.reading import get_search
-from service.jobs.transitions import Cause, append_event
+from service.jobs.transitions import Cause, append_event, append_waiting
 from service.jobs.views import ArtifactView, SearchView
 from service.jobs.warm import warm_start
 
@@ -79,12 +79,10 @@ def submit(
     session.flush()
     session.add_all(TagRow(search_id=search_id, tag=tag) for tag in dict.fromkeys(spec.tags))
     append_event(session, search_id, "search", "QUEUED", cause)
-    session.add_all(trial_row_of(search_id, planned) for planned in planned_trials(spec))
+    plan = planned_trials(spec)
+    session.add_all(trial_row_of(search_id, planned) for planned in plan)
     session.flush()
-    for planned in planned_trials(spec):
-        append_event(
-            session, search_id, "trial", "WAITING", cause, number=planned.number, attempt=0
-        )
+    append_waiting(session, search_id, [planned.number for planned in plan], cause)
     return get_search(session, search_id, now=now)
 
 
@@ -106,5 +104,6 @@ def _search_row(
         smallest_cost=resolved.smallest_cost,
         eligible=list(resolved.eligible),
         network=resolved.network.model_dump(mode="json"),
+        bests=[None for _ in resolved.budgets],
         created_at=now,
     )

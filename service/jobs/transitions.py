@@ -1,7 +1,7 @@
 """How a state changes: one conditional update, one event row, and what follows from it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast, final
@@ -148,6 +148,31 @@ def append_event(
         event.listen(
             session, "after_commit", lambda _: _log_transition(state, cause, facts), once=True
         )
+
+
+def append_waiting(
+    session: Session, search_id: str, numbers: Collection[int], cause: Cause
+) -> None:
+    """Say in one statement that trials have begun to wait."""
+    if not numbers:
+        return
+    common = {
+        "search_id": search_id,
+        "attempt": 0,
+        "kind": "trial",
+        "state": "WAITING",
+        "reason": cause.reason,
+        "sentence": cause.sentence,
+        "actor": cause.actor,
+        "request_id": cause.request_id,
+        "at": cause.at,
+    }
+    inserted = session.scalars(
+        insert(EventRow).returning(EventRow.id, sort_by_parameter_order=True),
+        [common | {"trial_number": number} for number in numbers],
+    )
+    for event_id in inserted:
+        announce(session, event_id, kind="trial.waiting", search_id=search_id, now=cause.at)
 
 
 def trials_of(session: Session, search_id: str) -> Sequence[TrialRow]:

@@ -1,13 +1,15 @@
 """What becomes of a search, as it happens: server-sent events, or JSON for those who ask again."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, final
 
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from sqlalchemy.orm import Session
 
 from service import jobs
 from service.api.dependencies import Rows
@@ -15,10 +17,13 @@ from service.api.documented import NOT_FOUND, Responses
 from service.api.door import Asking
 from service.api.paging import Limit
 from service.api.schemas import EventAnswer, EventList, SearchAnswer
+from service.api.together import Together
 from service.db.session import Database, clock
 from service.errors import SearchNotFound
 
 POLL_SECONDS = 1.0
+# Streams look at the same moments, so many in that time, to be told together.
+MOMENTS = 5
 HEARTBEAT_SECONDS = 15.0
 LARGEST_ID = 2**63 - 1
 
@@ -27,6 +32,30 @@ STREAM: Responses = {
 }
 
 router = APIRouter(prefix="/searches/{search_id}/events", tags=["events"])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What a stream wants to know: the news of a search since an event, and whether it may stay."""
+
+    search_id: str
+    after: int
+    asking: jobs.Actor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a stream is told: events, and the search as JSON."""
+
+    events: tuple[EventAnswer, ...]
+    search: str
+    ended: bool
+    may_stay: bool
+
+
+Newsroom = Together[Since, News]
 
 
 @router.get("", response_model=EventList, responses=NOT_FOUND | STREAM)
@@ -44,53 +73,70 @@ async def events(
         answer = await run_in_threadpool(_list, rows, search_id, after, limit)
         return Response(answer.model_dump_json(), media_type="application/json")
     last = min(int(last_event_id), LARGEST_ID) if last_event_id.isdecimal() else 0
-    await run_in_threadpool(_news, rows, search_id, last)  # 404 before the stream begins
-    stream = _stream(rows, search_id, last, asking, request.app.state.stopping)
+    newsroom: Newsroom = request.app.state.newsroom
+    since = Since(search_id, last, asking)
+    news = await newsroom.ask(since)
+    if news is None:  # 404 before the stream begins
+        raise SearchNotFound(search_id)
+    stream = _stream(newsroom, since, news, request.app.state.stopping)
     return EventSourceResponse(stream, headers={"X-Accel-Buffering": "no"})
 
 
 async def _stream(
-    rows: Database, search_id: str, last: int, asking: jobs.Actor, stopping: asyncio.Event
+    newsroom: Newsroom, since: Since, first: News, stopping: asyncio.Event
 ) -> AsyncIterator[bytes]:
-    told, silent = "", 0.0
-    while not stopping.is_set():
-        try:
-            found, search = await run_in_threadpool(_news, rows, search_id, last)
-        except SearchNotFound:  # it was deleted meanwhile
-            return
-        if not await run_in_threadpool(_may_stay, rows, asking):
-            return
-        for event in found:
+    told, silent, last = "", 0.0, since.after
+    news: News | None = first
+    # None: it was deleted meanwhile.
+    while news is not None and news.may_stay and not stopping.is_set():
+        for event in news.events:
             last, silent = event.id, 0.0
             yield format_sse_event(data_str=event.model_dump_json(), event="event", id=str(last))
-        now = search.model_dump_json()
-        if now != told:
-            told, silent = now, 0.0
-            yield format_sse_event(data_str=now, event="progress")
-        if search.ended_at is not None and not found:
+        if news.search != told:
+            told, silent = news.search, 0.0
+            yield format_sse_event(data_str=told, event="progress")
+        if news.ended and not news.events:
             return
         if silent >= HEARTBEAT_SECONDS:
             silent = 0.0
             yield KEEPALIVE_COMMENT
-        with anyio.move_on_after(POLL_SECONDS):
+        with anyio.move_on_after(_until_next_look()):
             await stopping.wait()
         silent += POLL_SECONDS
+        news = await newsroom.ask(Since(since.search_id, last, since.asking))
 
 
-def _may_stay(rows: Database, asking: jobs.Actor) -> bool:
-    """Whether what opened the stream would still open it: a key may be revoked meanwhile."""
-    with rows.read() as session:
-        return jobs.still_let_in(session, asking, now=clock(session))
+def _until_next_look() -> float:
+    now, between = asyncio.get_running_loop().time(), POLL_SECONDS / MOMENTS
+    return (now // between + MOMENTS) * between - now
 
 
-def _news(
-    rows: Database, search_id: str, after: int
-) -> tuple[tuple[EventAnswer, ...], SearchAnswer]:
-    with rows.read() as session:
-        found = jobs.events(session, search_id, after=after)
-        search = jobs.get_search(session, search_id, now=clock(session))
-    answers = tuple(EventAnswer.model_validate(view) for view in found)
-    return answers, SearchAnswer.model_validate(search)
+def read_news(session: Session, asked: Sequence[Since]) -> Mapping[Since, News]:
+    """Read what many streams are to be told."""
+    now, ids = clock(session), {one.search_id for one in asked}
+    found = {view.id: view for view in jobs.get_searches(session, ids, now=now)}
+    texts = {
+        key: SearchAnswer.model_validate(view).model_dump_json() for key, view in found.items()
+    }
+    newest = jobs.newest_events(session, ids)
+    stays = {
+        actor: jobs.still_let_in(session, actor, now=now) for actor in {one.asking for one in asked}
+    }
+    return {
+        one: News(
+            _events(session, one) if newest[one.search_id] > one.after else (),
+            texts[one.search_id],
+            found[one.search_id].ended_at is not None,
+            stays[one.asking],
+        )
+        for one in asked
+        if one.search_id in found
+    }
+
+
+def _events(session: Session, since: Since) -> tuple[EventAnswer, ...]:
+    found = jobs.events(session, since.search_id, after=since.after)
+    return tuple(EventAnswer.model_validate(view) for view in found)
 
 
 def _list(rows: Database, search_id: str, after: int, limit: int) -> EventList:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, final
@@ -58,8 +58,10 @@ from service.api.schemas import (
     SearchChanges,
     SearchList,
 )
+from service.api.together import Together
 from service.artifacts import make_store
 from service.db.session import clock
+from service.errors import SearchNotFound
 from service.lifecycle import SearchState
 from service.queue import send_after_commit
 from service.settings import Settings
@@ -196,16 +198,40 @@ def list_searches(
 
 
 @router.get("/{search_id}", response_model=SearchAnswer, responses=NOT_MODIFIED | NOT_FOUND)
-def get_search(search_id: str, session: Reading, if_none_match: IfNoneMatch = "") -> Response:
+async def get_search(search_id: str, request: Request, if_none_match: IfNoneMatch = "") -> Response:
     """Tell how a search is doing; 304 if nothing has changed but the estimate."""
-    view = jobs.get_search(session, search_id, now=clock(session))
-    answer = SearchAnswer.model_validate(view)
+    statuses: Statuses = request.app.state.statuses
+    status = await statuses.ask(search_id)
+    if status is None:
+        raise SearchNotFound(search_id)
     return tagged(
-        answer.model_dump_json(),
+        status.body,
         if_none_match,
-        lasting=_lasting(answer),
-        headers={"Retry-After": str(RETRY_SECONDS)} if view.live else {},
+        lasting=status.lasting,
+        headers={"Retry-After": str(RETRY_SECONDS)} if status.live else {},
     )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a search is doing, as JSON, whole and without the estimate."""
+
+    body: str
+    lasting: str
+    live: bool
+
+
+Statuses = Together[str, Status]
+
+
+def read_statuses(session: Session, search_ids: Sequence[str]) -> Mapping[str, Status]:
+    """Read how many searches are doing."""
+    found = {}
+    for view in jobs.get_searches(session, search_ids, now=clock(session)):
+        answer = SearchAnswer.model_validate(view)
+        found[view.id] = Status(answer.model_dump_json(), _lasting(answer), view.live)
+    return found
 
 
 @router.patch(
@@ -227,7 +253,7 @@ def amend(
     if "compute" in wanted:
         jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
     view = jobs.amend(session, search_id, wanted, asked)
-    _hint(session, installation, asked.at)
+    _hint(session, search_id, installation, asked.at)
     answer = SearchAnswer.model_validate(view)
     return tagged(answer.model_dump_json(), "", lasting=_lasting(answer))
 
@@ -272,7 +298,7 @@ def resume(
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
     jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
     view = jobs.resume(session, search_id, asked)
-    _hint(session, installation, asked.at)
+    _hint(session, search_id, installation, asked.at)
     return SearchAnswer.model_validate(view)
 
 
@@ -359,7 +385,7 @@ class Asked:
         answer = SearchAnswer.model_validate(view)
         if key:
             jobs.remember(session, key, status=202, answer=answer.model_dump(mode="json"))
-        _hint(session, self.installation, now)
+        _hint(session, view.id, self.installation, now)
         return _accepted(answer.model_dump_json(), view.id, 202)
 
     def _key(self) -> str | None:
@@ -369,10 +395,11 @@ class Asked:
         return f"{self.asking.key_id} {hashlib.sha256(self.key.encode()).hexdigest()}"
 
 
-def _hint(session: Session, installation: Settings, now: datetime) -> None:
-    """Send out whatever may start now, once this is committed."""
+def _hint(session: Session, search_id: str, installation: Settings, now: datetime) -> None:
+    """Send out whatever of a search may start now, once this is committed."""
     again_after = timedelta(seconds=installation.hint_seconds)
-    send_after_commit(session, jobs.hints_due(session, now=now, again_after=again_after))
+    due = jobs.hints_due(session, now=now, again_after=again_after, search_id=search_id)
+    send_after_commit(session, due)
 
 
 def _spec(body: dict[str, Any]) -> SearchSpec:
