@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--servers", action="store_true", help="PostgreSQL and Valkey")
     parser.add_argument("--anew", action="store_true", help="import everything for each trial")
     options = parser.parse_args()
-    trials, stops = (4, 3) if options.quick else (SPEC["compute"]["trials"], 20)
+    trials, stops = (4, 2) if options.quick else (SPEC["compute"]["trials"], 20)
     with running(servers=options.servers, anew=options.anew) as (http, check, stamps):
         line: dict[str, object] = {
             "broker": "redis" if options.servers else "folders",
@@ -211,18 +211,13 @@ def in_state(http: httpx.Client, link: str, state: str) -> Callable[[], bool]:
 
 def running_trials() -> list[psutil.Process]:
     """What trials run in: the nursery's children, or processes of their own."""
-    mine = psutil.Process().children(recursive=True)
-    named = {one.pid: " ".join(one.cmdline()) for one in mine if one.is_running()}
-    return [
-        one
-        for one in mine
-        if "worker.trial" in named.get(one.pid, "")
-        or (
-            "worker.nursery" in named.get(one.pid, "")
-            and one.ppid() in named
-            and "worker.nursery" in named[one.ppid()]
-        )
-    ]
+    named: dict[psutil.Process, str] = {}
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            named[one] = " ".join(one.cmdline())
+    nurseries = {one.pid for one, words in named.items() if "worker.nursery" in words}
+    forked = [one for one in named if one.pid in nurseries and one.ppid() in nurseries]
+    return forked + [one for one, words in named.items() if "worker.trial" in words]
 
 
 def submitted(http: httpx.Client, spec: Mapping[str, Any]) -> str:
