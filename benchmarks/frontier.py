@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def _tested(cell: Cell, place: Path, home: Path) -> tuple[float, float | None]:
 
 def compared(rows: Sequence[dict[str, object]]) -> Iterator[dict[str, object]]:
     """Mean test losses of every network and budget, and paired differences to ours over seeds."""
-    keys = dict.fromkeys((row["network"], row["share"]) for row in rows)
-    for network, share in keys:
+    known = {(row["network"], row["share"]) for row in rows}
+    for network, share in (key for key in product((*NETWORKS, *QUICK), SHARES) if key in known):
         losses: dict[str, dict[object, float]] = {name: {} for name in NAMES}
         for row in rows:
             if (row["network"], row["share"]) == (network, share):

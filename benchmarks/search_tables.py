@@ -50,8 +50,8 @@ def recovery(line: Row) -> Iterator[str]:
         [
             [
                 f"{row['matrix']} {row['size']}, {row['share']}",
-                f"{row['error']:.2g}",
-                f"{row['rival_error']:.2g}",
+                f"{row['error']:.4g}",
+                f"{row['rival_error']:.4g}",
                 row["found"],
                 row["rival"],
             ]

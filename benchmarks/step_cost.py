@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the transformer, batches of 64")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--structures", choices=["rectangles", "competing"], default="rectangles")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
