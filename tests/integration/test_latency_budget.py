@@ -53,5 +53,5 @@ def test_what_is_found_is_within_the_time_and_is_found_again(tmp_path: Path) -> 
         tight = installed.submit(SPEC | {"budget": {"quantity": "latency", "ratio": 1e-5}})
         refused = installed.wait_for_end(tight)
         assert (refused["state"], refused["reason"]) == ("FAILED", "budget_unreachable")
-        assert "ask for at least that" in refused["sentence"]
+        assert "ask for more than that" in refused["sentence"]
         assert "training" not in installed.trial(tight, 0)["latest"]

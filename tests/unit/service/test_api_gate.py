@@ -50,7 +50,7 @@ def test_our_own_fault_shows_nothing_of_ours(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a secret at /etc/shadow")
 
-    monkeypatch.setattr(jobs, "get_search", fail)
+    monkeypatch.setattr(jobs, "get_searches", fail)
     # The server closes a connection on which it has failed.
     headers = {"X-Request-ID": "mine-1", "Connection": "close"}
     answer = service.http.get("/searches/srch_1", headers=headers)
