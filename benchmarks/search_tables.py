@@ -63,10 +63,11 @@ def recovery(line: Row) -> Iterator[str]:
 def step_cost(line: Row) -> Iterator[str]:
     """Write a row for each network and batch."""
     yield table(
-        ["network, batch", "mean over mean", "median of pairs", "quartiles"],
+        ["network, batch", "steps", "mean over mean", "median of pairs", "quartiles"],
         [
             [
                 f"{cell['network']}, {cell['batch']}",
+                cell["steps"],
                 cell["mean_relaxed_over_mean_dense"],
                 cell["median_of_pairs"][0],
                 f"{cell['median_of_pairs'][1]} to {cell['median_of_pairs'][2]}",

@@ -32,14 +32,13 @@ from service.db.session import Database, clock
 from service.settings import Settings
 from service.supervisor import Child, listen, url_of
 
-# Eight candidates, of which two may run at once wherever they run, and four baselines. Each trains
-# some five times as long as its process takes to start. What only one worker does, the reference
-# and the measurement, must be short beside the twelve.
+# Eight candidates, of which two may run at once wherever they run, and four baselines. What only
+# one worker does, the reference and the measurement, must be short beside the twelve.
 SPEC: Mapping[str, Any] = {
     "model": {"kind": "vit", "patch": 7, "width": 192, "depth": 2, "heads": 4},
     "dataset": "mnist-5k",
     "budget": {"ratio": 0.15},
-    "compute": {"trials": 8, "epochs": 12, "reference_epochs": 2, "parallel": 2},
+    "compute": {"trials": 8, "epochs": 16, "reference_epochs": 2, "parallel": 2},
     # Trials of all lengths would say how they happened to fit together.
     "sampler": {"pruner": "none"},
     "space": {

@@ -197,16 +197,16 @@ LINES: dict[str, tuple[dict[str, object], str]] = {
                 | {"error": 0.5, "rival_error": 0.625, "found": "a", "rival": "b", "better": True}
             ]
         },
-        "| Gaussian 64, 0.1 | 0.5 | 0.62 | a | b |",
+        "| Gaussian 64, 0.1 | 0.5 | 0.625 | a | b |",
     ),
     "step_cost": (
         {
             "results": [
                 {"network": "vit", "batch": 64, "mean_relaxed_over_mean_dense": 1.25}
-                | {"median_of_pairs": [1.5, 1.0, 2.0]}
+                | {"steps": 158, "median_of_pairs": [1.5, 1.0, 2.0]}
             ]
         },
-        "| vit, 64 | 1.25 | 1.5 | 1.0 to 2.0 |",
+        "| vit, 64 | 158 | 1.25 | 1.5 | 1.0 to 2.0 |",
     ),
     "search_cost": ({"over_its_epochs": 1.5}, "| over its epochs | 1.5 |"),
     "workers": ({"ratio": 0.5}, "| ratio | 0.5 |"),
