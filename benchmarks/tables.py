@@ -162,9 +162,10 @@ times the best rival's, or 1e-3.""",
     ),
     "step_cost": (
         "A step of learning over a dense step",
-        """Of the whole phase, relaxed and dense taking turns; the first two steps left out. Decisions
-that come a fixed number of times weigh more the shorter the phase: of 24 steps, the transformer's mean
-at a batch of 64 was 3.8 to 4.3, for one step took 80 times as long as a dense one.""",
+        """Of the whole phase, relaxed and dense taking turns; the first two steps left out.
+Decisions that come a fixed number of times weigh more the shorter the phase: of 24 steps, the
+transformer's mean at a batch of 64 was 3.8 to 4.3, for one step took 80 times as long as a dense
+one. The character model's phases here were of 24 steps.""",
         search_tables.step_cost,
     ),
     "search_cost": (
