@@ -10,11 +10,18 @@ function say(where, sentence) {
   where.hidden = !sentence;
 }
 
+// The page may have been drawn anew meanwhile: who closes a dialog is back at the button of that name.
+function show(dialog) {
+  const opener = document.activeElement.id;
+  dialog.showModal();
+  dialog.addEventListener("close", () => element(opener)?.focus(), { once: true });
+}
+
 async function ask(question) {
   const dialog = element("ask");
   element("ask-what").textContent = question;
   dialog.returnValue = ""; // Escape leaves it as it was
-  dialog.showModal();
+  show(dialog);
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
   return dialog.returnValue === "yes";
 }
@@ -65,7 +72,7 @@ document.addEventListener("click", (event) => {
   if (method) alone(() => act({ ...event.target.dataset }));
   if (opens) {
     say(element(`${opens}-what`), says);
-    element(opens).showModal();
+    show(element(opens));
   }
   if (closes) element(closes).close();
 });
