@@ -2,13 +2,15 @@
 
 `python -m benchmarks.load --home FOLDER [--rivals-python PATH]` prints one JSON line. The folder is
 what `benchmarks.seed_database --home` has filled; what is submitted here is removed from it again.
-Requests are sent at random moments that were fixed beforehand, and are timed from those moments.
-With a Python that has mlflow, optuna-dashboard and psycopg2, these are asked beside us; their
+Requests are sent at random moments that were fixed beforehand, and are timed from those moments;
+meanwhile the progress of the trials that run is written, as by workers.
+With a Python that has mlflow, optuna-dashboard and psycopg, these are asked beside us; their
 10,000 trials stay in the folder, too. `--quick` needs no folder: it seeds some dozens of searches.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -46,9 +48,12 @@ SPEC: Mapping[str, Any] = {
 POLLS_A_SECOND, LISTS_A_SECOND, SUBMISSIONS_A_SECOND = 300, 10, 50
 # As clients do that have waited for too long: so many submissions are sent a second time.
 REPEATED = 0.1
+WARM_UP = 0.25  # of as many polls as are then timed
 STREAMS = 200
 CLIENTS = 8  # of each server side by side
 STARTS = 3
+# As workers would: the running trials of a live search end an epoch every five seconds.
+EPOCH_SECONDS = 5.0
 PATIENCE_SECONDS = 60.0
 LIVE = ("RUNNING", "PAUSED", "QUEUED")
 
@@ -84,6 +89,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.home is None and not options.quick:
         parser.error("give --home, or --quick")
+    if options.rivals_python is not None:
+        load_rivals.check(options.rivals_python)
     seconds = 2.0 if options.quick else options.seconds
     with ExitStack() as stack:
         home = options.home or Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -128,7 +135,7 @@ def asked(url: str, *, seconds: float, starts: int = STARTS) -> dict[str, Any]:
         seeded = look(url)
         run = f"load-{uuid4().hex[:8]}"
         try:
-            phases = asyncio.run(loaded(address, seeded, run, seconds, resident, process))
+            phases = asyncio.run(loaded(address, url, seeded, run, seconds, resident, process))
             kept = count(url, run, phases.pop("submitted"))
         finally:
             remove(url, run)
@@ -186,6 +193,7 @@ def look(url: str) -> Seeded:
 
 async def loaded(
     address: str,
+    url: str,
     seeded: Seeded,
     run: str,
     seconds: float,
@@ -195,16 +203,18 @@ async def loaded(
     """Ask in every way, one after another, with all streams open all the time."""
     draw, heard = random.Random(0), Heard()
     async with talking_to(address) as session:
-        streams = [
+        beside_all = [
             asyncio.create_task(listen(session, seeded.live[n % len(seeded.live)], heard))
             for n in range(STREAMS)
         ]
+        beside_all.append(asyncio.create_task(work(url, seeded.live)))
         while heard.open < STREAMS:
             await asyncio.sleep(0.05)
         resident["streaming"] = megabytes(process)
         found: dict[str, Any] = {}
-        warm = polls(seeded, draw, int(50 * min(4, seconds)))  # then connections are open
-        await at_rate(session, warm, rate=50, draw=draw)
+        # As where the server has been up for a while: connections are open, rows are in memory.
+        warm = polls(seeded, draw, int(WARM_UP * POLLS_A_SECOND * seconds))
+        await at_rate(session, warm, rate=POLLS_A_SECOND / 2, draw=draw)
         asks = polls(seeded, draw, int(POLLS_A_SECOND * seconds))
         begun, used = time.perf_counter(), sum(process.cpu_times()[:2])
         answers = await at_rate(session, asks, rate=POLLS_A_SECOND, draw=draw)
@@ -219,9 +229,11 @@ async def loaded(
         found["submitted"] = taken(asks, answers)
         resident["loaded"] = megabytes(process)
         found["streams"] = {"open": STREAMS - heard.ended, "messages": heard.messages}
-        for stream in streams:
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+        for task in beside_all:
+            task.cancel()
+        for end in await asyncio.gather(*beside_all, return_exceptions=True):
+            if isinstance(end, Exception):
+                raise end
         here = f"/v1/searches/{seeded.largest}"
         best = Ask("GET", f"{here}/trials?limit=50&sort=validation_loss")
         both = {"status": lambda: Ask("GET", here), "best": lambda: best}
@@ -239,6 +251,15 @@ async def listen(session: aiohttp.ClientSession, search_id: str, heard: Heard) -
         async for text in response.content:
             heard.messages += text.startswith(b"data:")
     heard.ended += 1
+
+
+async def work(url: str, live: Sequence[str]) -> None:
+    """Write what workers would: how far the running trials have come."""
+    ended = "UPDATE trials SET done = done %% total + 1 WHERE search_id = %s AND state = 'RUNNING'"
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for search_id in itertools.cycle(live):
+            await connection.execute(ended, [search_id])
+            await asyncio.sleep(EPOCH_SECONDS / len(live))
 
 
 def polls(seeded: Seeded, draw: random.Random, number: int) -> list[Ask]:

@@ -67,6 +67,11 @@ study.add_trials([
 """
 
 
+def check(python: Path) -> None:
+    """See at once whether all is there that they will need at the end."""
+    subprocess.run([python, "-c", "import mlflow, optuna_dashboard, psycopg"], check=True)
+
+
 def asked(
     python: Path, server: str, *, clients: int, seconds: float, trials: int
 ) -> dict[str, Any]:
@@ -77,12 +82,7 @@ def asked(
             ("mlflow", MLFLOW, _mlflow(trials)),
             ("optuna", OPTUNA, _optuna(trials)),
         ):
-            database = f"{name}_{trials}"
-            url = f"{server}/{database}"
-            if _created(server, database):
-                _say(f"writing {trials} trials for {name}")
-                arguments = [url, folder, str(trials), str(CURVE)]
-                subprocess.run([python, "-c", script, *arguments], check=True)
+            url = _filled(server, f"{name}_{trials}", [python, "-c", script], folder, trials)
             port = free_port()
             command, version_of, asks = runs(python, url, port)
             with _serving(command, port, Path(folder)):
@@ -133,13 +133,20 @@ async def _in_turn(
         return await beside(session, asks, clients=clients, seconds=seconds)
 
 
-def _created(server: str, database: str) -> bool:
+def _filled(
+    server: str, database: str, script: Sequence[str | Path], folder: str, trials: int
+) -> str:
+    """Have a database written, unless there is one: under its name only once it is whole."""
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         named = "SELECT 1 FROM pg_database WHERE datname = %s"
-        if connection.execute(named, [database]).fetchone():
-            return False
-        connection.execute(f"CREATE DATABASE {database}")
-        return True
+        if not connection.execute(named, [database]).fetchone():
+            _say(f"writing {trials} trials into {database}")
+            connection.execute("DROP DATABASE IF EXISTS unfinished")
+            connection.execute("CREATE DATABASE unfinished")
+            arguments = [f"{server}/unfinished", folder, str(trials), str(CURVE)]
+            subprocess.run([*script, *arguments], check=True)
+            connection.execute(f"ALTER DATABASE unfinished RENAME TO {database}")
+    return f"{server}/{database}"
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def serve(
         if fd is None:
             _say(f"matnas answers at {url_of(listener)}")
         config = uvicorn.Config(
-            "service.api.app:create_app",
+            "service.api.process:load_app",
             factory=True,
             http="h11",  # httptools, where it is installed, takes headers of any length
             log_config=None,  # the application logs every request itself, with its id

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from service import logs, tracing
-from service.api import problems, threads
+from service.api import problems, process
 from service.api.documented import EVERYWHERE, describe
 from service.api.door import ANSWERS, Door, OpenDoor
 from service.api.head import HeadAnswers
@@ -32,6 +32,7 @@ from service.api.routes import (
     webhooks,
     workers,
 )
+from service.api.statuses import read_statuses
 from service.api.together import Together
 from service.dashboard import login, pages
 from service.db.session import Database
@@ -45,7 +46,7 @@ ADMINISTRATION = (keys, webhooks, audit)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; uvicorn calls this with the environment's settings."""
+    """Build the application, by the environment's settings unless told others."""
     installation = settings or get_settings()
     logs.configure(installation, "service", "uvicorn")
     tracing.configure("matnas-api")
@@ -102,9 +103,9 @@ def _include(app: FastAPI, router: APIRouter, door: Door | None) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    threads.be_few()
+    process.use_few_threads()
     app.state.database = Database(app.state.settings.database)
-    app.state.statuses = Together(app.state.database, searches.read_statuses)
+    app.state.statuses = Together(app.state.database, read_statuses)
     app.state.newsroom = Together(app.state.database, events.read_news)
     app.state.metrics.watch(app.state.database, app.state.settings)
     app.state.stopping = asyncio.Event()

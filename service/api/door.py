@@ -1,6 +1,7 @@
 """Who asks, and whether they may: what stands before every route but the few that are open."""
 
 import time
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Any, final
 
@@ -10,7 +11,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.api.dependencies import Rows
 from service.api.requests import SAFE_METHODS
 from service.credentials import Scope
 from service.dashboard.login import COOKIE, check_origin
@@ -48,17 +48,18 @@ class Door:
     def __init__(self, scope: Scope | None = None) -> None:
         self._scope = scope
 
-    async def __call__(self, request: Request, rows: Rows, presented: Presented) -> None:
+    async def __call__(self, request: Request, presented: Presented) -> None:
         """Let a request in, or raise KeyRefused or ScopeMissing."""
         nameless = presented is None and COOKIE not in request.cookies
         if nameless and _from_this_machine(request) and OpenDoor.of(request).is_known():
             request.state.actor = jobs.ANYBODY
         else:
-            request.state.actor = await run_in_threadpool(self._known, request, rows, presented)
+            request.state.actor = await run_in_threadpool(self._known, request, presented)
 
     def _known(
-        self, request: Request, rows: Database, presented: HTTPAuthorizationCredentials | None
+        self, request: Request, presented: HTTPAuthorizationCredentials | None
     ) -> jobs.Actor:
+        rows: Database = request.app.state.database
         needed = self._scope or ("read" if request.method in SAFE_METHODS else "submit")
         with rows.read() as session:
             actor = _actor(request, session, presented)
@@ -125,6 +126,11 @@ def _actor(
 def _from_this_machine(request: Request) -> bool:
     """Whether the address that was connected to is one that only this machine can reach."""
     address, _ = request.scope.get("server") or ("", None)
+    return _is_loopback(address)
+
+
+@lru_cache(maxsize=100)
+def _is_loopback(address: str) -> bool:
     try:
         return ip_address(address).is_loopback
     except ValueError:

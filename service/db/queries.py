@@ -1,10 +1,15 @@
 """Statements that both databases know, but spell in modules of their own."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import JSON
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from service.db.tables import Base, CounterRow
 
@@ -36,6 +41,31 @@ def add(session: Session, name: str, number: int) -> None:
     statement = _insert(session, CounterRow).values(name=name, value=number)
     more = CounterRow.value + number
     session.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": more}))
+
+
+class JsonRows(FunctionElement[Any]):
+    """The rows of a subquery as one value, a JSON list of lists."""
+
+    type = JSON()
+    inherit_cache = True
+
+
+@compiles(JsonRows, "sqlite")
+def _in_sqlite(element: JsonRows, compiler: SQLCompiler, **how: Any) -> str:
+    return f"json_group_array(json_array({compiler.process(element.clauses, **how)}))"
+
+
+@compiles(JsonRows, "postgresql")
+def _in_postgres(element: JsonRows, compiler: SQLCompiler, **how: Any) -> str:
+    return f"json_agg(json_build_array({compiler.process(element.clauses, **how)}))"
+
+
+def moment_in_json(text: str | None) -> datetime | None:
+    """Read a moment that came within JSON, where SQLite writes no zone."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _insert(session: Session, table: type[Base]) -> postgresql.Insert | sqlite.Insert:

@@ -69,7 +69,7 @@ from service.jobs.reading import (
     get_searches,
     get_trial,
     list_trials,
-    newest_events,
+    pulses,
 )
 from service.jobs.recovery import hints_due, owners, recover
 from service.jobs.resolving import resolve_spec
@@ -221,7 +221,6 @@ __all__ = [
     "living_workers",
     "midnight",
     "network",
-    "newest_events",
     "no_room",
     "note_act",
     "note_worker",
@@ -232,6 +231,7 @@ __all__ = [
     "points",
     "preferred",
     "profile",
+    "pulses",
     "quota_of",
     "recall",
     "record",

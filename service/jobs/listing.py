@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.db.tables import SearchRow, TagRow, TrialRow
 from service.jobs.keyset import Order, Value
-from service.jobs.reading import search_row, search_views, trial_views
+from service.jobs.reading import get_searches, search_row, trial_views
 from service.jobs.views import SearchFilter, SearchPage, TrialFilter, TrialPage
 
 SearchSort = Literal[
@@ -50,9 +50,11 @@ def list_searches(
     sort: SearchSort = "-created_at",
 ) -> SearchPage:
     """Searches that pass the filter, newest first unless told."""
-    statement = select(SearchRow).where(*_searches(wanted))
+    statement = select(SearchRow.id).where(*_searches(wanted))
     page, following = SEARCH_ORDERS[sort].page(session, statement, cursor=cursor, limit=limit)
-    return SearchPage(tuple(search_views(session, [row[0] for row in page], now)), following)
+    ids = [row[0] for row in page]
+    views = {view.id: view for view in get_searches(session, ids, now=now)}
+    return SearchPage(tuple(views[search_id] for search_id in ids), following)
 
 
 def page_of_trials(

@@ -14,11 +14,12 @@ from service.db.tables import EventRow, LatestRow, SearchRow, TrialRow
 from service.errors import SearchNotFound, TrialNotFound
 from service.jobs.best import best_of, noted_bests
 from service.jobs.estimate import progress_of, ran
-from service.jobs.tally import Tally, tallies
+from service.jobs.tally import RUNNING, TALLY, Tally, tally_of
 from service.jobs.transitions import lock_search
 from service.jobs.views import (
     BestView,
     EventView,
+    Pulse,
     SearchView,
     TrialView,
     WarmStartView,
@@ -32,15 +33,25 @@ def get_search(
     """One search, or SearchNotFound; `locked`, it stays as it is for this transaction."""
     if locked:
         lock_search(session, search_id)
-    return search_views(session, [search_row(session, search_id)], now)[0]
+    found = get_searches(session, [search_id], now=now)
+    if not found:
+        raise SearchNotFound(search_id)
+    return found[0]
 
 
 def get_searches(
     session: Session, search_ids: Collection[str], *, now: datetime
 ) -> list[SearchView]:
     """Those of the searches that are there, in no order."""
-    rows = session.scalars(select(SearchRow).where(SearchRow.id.in_(search_ids))).all()
-    return search_views(session, rows, now)
+    wanted = select(SearchRow, *TALLY).where(SearchRow.id.in_(search_ids))
+    found = [(row, tally_of(*columns)) for row, *columns in session.execute(wanted)]
+    specs = [(row, SearchSpec.model_validate(row.spec)) for row, _ in found]
+    bests = noted_bests(session, specs)
+    there = _there(session, [row for row, _ in found])
+    return [
+        _search_view(row, spec, tally, bests[row.id], there, now)
+        for (row, tally), (_, spec) in zip(found, specs, strict=True)
+    ]
 
 
 def list_trials(session: Session, search_id: str, *, now: datetime) -> tuple[TrialView, ...]:
@@ -71,13 +82,17 @@ def events(
     return tuple(_event_view(row) for row in rows)
 
 
-def newest_events(session: Session, search_ids: Collection[str]) -> Mapping[str, int]:
-    """The last event of each search, from an index alone."""
+def pulses(session: Session, search_ids: Collection[str]) -> Mapping[str, Pulse]:
+    """Tell cheaply of which searches there is anything new."""
     newest = (
         select(func.max(EventRow.id)).where(EventRow.search_id == SearchRow.id).scalar_subquery()
     )
-    found = session.execute(select(SearchRow.id, newest).where(SearchRow.id.in_(search_ids)))
-    return {search_id: last or 0 for search_id, last in found}
+    columns = select(SearchRow.id, SearchRow.version, newest, RUNNING)
+    found = session.execute(columns.where(SearchRow.id.in_(search_ids)))
+    return {
+        search_id: Pulse(last or 0, f"{version} {last} {running}")
+        for search_id, version, last, running in found
+    }
 
 
 def search_row(session: Session, search_id: str) -> SearchRow:
@@ -109,17 +124,6 @@ def trial_views(session: Session, rows: Sequence[TrialRow], now: datetime) -> li
     for point in session.scalars(select(LatestRow).where(LatestRow.trial_id.in_(latest))):
         latest[point.trial_id][point.name] = point.value
     return [_trial_view(row, latest[row.id], now) for row in rows]
-
-
-def search_views(session: Session, rows: Sequence[SearchRow], now: datetime) -> list[SearchView]:
-    """Rows as others may see them, each with how far its trials have come."""
-    specs = [(row, SearchSpec.model_validate(row.spec)) for row in rows]
-    counted = tallies(session, [row.id for row in rows])
-    bests = noted_bests(session, specs)
-    there = _there(session, rows)
-    return [
-        _search_view(row, spec, counted[row.id], bests[row.id], there, now) for row, spec in specs
-    ]
 
 
 def _there(session: Session, rows: Sequence[SearchRow]) -> Collection[str]:

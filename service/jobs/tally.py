@@ -1,15 +1,18 @@
 """How far searches have come, counted by the database: few rows, however many trials they have."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast, final
+from operator import itemgetter
+from typing import Any, final
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, ScalarSelect, func, select
 
 from search.plan import ENDED, TrialKind, TrialState
-from service.db.tables import TrialRow
+from service.db.queries import JsonRows, moment_in_json
+from service.db.tables import SearchRow, TrialRow
+
+Rows = Sequence[Sequence[Any]] | None
 
 
 @final
@@ -50,48 +53,45 @@ class Begun:
 class Tally:
     """The trials of one search: all are counted, and those that have begun are told of."""
 
-    counted: list[Counted] = field(default_factory=list)
-    begun: list[Begun] = field(default_factory=list)
+    counted: Sequence[Counted]
+    begun: Sequence[Begun]
 
 
-def tallies(session: Session, search_ids: Collection[str]) -> Mapping[str, Tally]:
-    """Count the trials of each search, from an index alone."""
-    found = {search_id: Tally() for search_id in search_ids}
-    grouped = (TrialRow.search_id, TrialRow.state, TrialRow.kind)
-    counted = (
-        select(*grouped, func.count(), func.sum(TrialRow.ran_seconds))
-        .where(TrialRow.search_id.in_(search_ids))
-        .group_by(*grouped)
+def tally_of(counted: Rows, running: Rows, resting: Rows) -> Tally:
+    """Read what the columns TALLY have found."""
+    begun = sorted([*(running or ()), *(resting or ())], key=itemgetter(2))
+    return Tally(
+        [Counted(*values) for values in counted or ()],
+        [Begun(*[*values, moment_in_json(at), seconds]) for *values, at, seconds in begun],
     )
-    for search_id, state, kind, number, seconds in session.execute(counted):
-        told = Counted(cast("TrialKind", kind), cast("TrialState", state), number, seconds)
-        found[search_id].counted.append(told)
-    live = [
-        search_id
-        for search_id, tally in found.items()
-        if not all(counted.ended for counted in tally.counted)
-    ]
-    if live:
-        for search_id, *values in _begun(session, live):
-            found[search_id].begun.append(Begun(*values))
-    return found
 
 
-def _begun(session: Session, search_ids: Sequence[str]) -> Sequence[Any]:
-    columns = select(
-        TrialRow.search_id,
-        TrialRow.kind,
-        TrialRow.state,
-        TrialRow.number,
-        TrialRow.name,
-        TrialRow.phase,
-        TrialRow.unit,
-        TrialRow.done,
-        TrialRow.total,
-        TrialRow.begun_at,
-        TrialRow.ran_seconds,
-    ).where(TrialRow.search_id.in_(search_ids))
+def _rows(columns: Iterable[Any], *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    return select(JsonRows(*columns)).where(*conditions).correlate(SearchRow).scalar_subquery()
+
+
+def _columns() -> tuple[ScalarSelect[Any], ...]:
+    of_search = TrialRow.search_id == SearchRow.id
+    grouped = (TrialRow.kind, TrialRow.state)
+    groups = (
+        select(*grouped, func.count(), func.sum(TrialRow.ran_seconds))
+        .where(of_search)
+        .group_by(*grouped)
+        .correlate(SearchRow)
+        .subquery()
+    )
+    columns = (
+        *(TrialRow.kind, TrialRow.state, TrialRow.number, TrialRow.name, TrialRow.phase),
+        *(TrialRow.unit, TrialRow.done, TrialRow.total, TrialRow.begun_at, TrialRow.ran_seconds),
+    )
     # Apart, for each is a stretch of the index; most that wait have not run.
-    runs = columns.where(TrialRow.state == "RUNNING")
-    rests = columns.where(TrialRow.state.in_(("WAITING", "LOST")), TrialRow.ran_seconds > 0)
-    return session.execute(runs.union_all(rests).order_by("number")).all()
+    has_run = (TrialRow.state.in_(("WAITING", "LOST")), TrialRow.ran_seconds > 0)
+    return (
+        _rows(groups.c),
+        _rows(columns, of_search, TrialRow.state == "RUNNING"),
+        _rows(columns, of_search, *has_run),
+    )
+
+
+# Beside a SearchRow: its trials, counted from an index alone, and those that have begun.
+TALLY = _, RUNNING, _ = _columns()

@@ -86,6 +86,14 @@ class SearchView:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """The last event of a search, and a mark that changes with its view, but for the estimate."""
+
+    last_event: int
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchPage:
     """Searches; `cursor` asks for the next page, if there is one."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, final
 import anyio
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from fastapi.sse import EventSourceResponse, format_sse_event
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -16,14 +16,15 @@ from service.api.dependencies import Rows
 from service.api.documented import NOT_FOUND, Responses
 from service.api.door import Asking
 from service.api.paging import Limit
-from service.api.schemas import EventAnswer, EventList, SearchAnswer
+from service.api.schemas import EventAnswer, EventList
+from service.api.statuses import Status, read_statuses
 from service.api.together import Together
 from service.db.session import Database, clock
 from service.errors import SearchNotFound
 
 POLL_SECONDS = 1.0
-# Streams look at the same moments, so many in that time, to be told together.
-MOMENTS = 5
+# Each search has one of so many moments in that time, at which its streams look.
+MOMENTS = 20
 HEARTBEAT_SECONDS = 15.0
 LARGEST_ID = 2**63 - 1
 
@@ -37,21 +38,22 @@ router = APIRouter(prefix="/searches/{search_id}/events", tags=["events"])
 @final
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What a stream wants to know: the news of a search since an event, and whether it may stay."""
+    """What a stream wants to know: what is new since an event and a mark, and if it may stay."""
 
     search_id: str
     after: int
+    mark: str
     asking: jobs.Actor
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a stream is told: events, and the search as JSON."""
+    """What a stream is told: events, and how the search is doing, if that is anything new."""
 
     events: tuple[EventAnswer, ...]
-    search: str
-    ended: bool
+    status: Status | None
+    mark: str
     may_stay: bool
 
 
@@ -74,7 +76,7 @@ async def events(
         return Response(answer.model_dump_json(), media_type="application/json")
     last = min(int(last_event_id), LARGEST_ID) if last_event_id.isdecimal() else 0
     newsroom: Newsroom = request.app.state.newsroom
-    since = Since(search_id, last, asking)
+    since = Since(search_id, last, "", asking)
     news = await newsroom.ask(since)
     if news is None:  # 404 before the stream begins
         raise SearchNotFound(search_id)
@@ -85,52 +87,48 @@ async def events(
 async def _stream(
     newsroom: Newsroom, since: Since, first: News, stopping: asyncio.Event
 ) -> AsyncIterator[bytes]:
-    told, silent, last = "", 0.0, since.after
+    silent, last, live = 0.0, since.after, True
     news: News | None = first
     # None: it was deleted meanwhile.
     while news is not None and news.may_stay and not stopping.is_set():
         for event in news.events:
             last, silent = event.id, 0.0
             yield format_sse_event(data_str=event.model_dump_json(), event="event", id=str(last))
-        if news.search != told:
-            told, silent = news.search, 0.0
-            yield format_sse_event(data_str=told, event="progress")
-        if news.ended and not news.events:
+        if news.status is not None:
+            live, silent = news.status.live, 0.0
+            yield format_sse_event(data_str=news.status.body, event="progress")
+        if not live and not news.events:
             return
-        if silent >= HEARTBEAT_SECONDS:
-            silent = 0.0
-            yield KEEPALIVE_COMMENT
-        with anyio.move_on_after(_until_next_look()):
+        # The estimate alone is no news, for it moves with every moment: it is the heartbeat.
+        mark = news.mark if silent < HEARTBEAT_SECONDS else ""
+        with anyio.move_on_after(_until_next_look(since.search_id)):
             await stopping.wait()
         silent += POLL_SECONDS
-        news = await newsroom.ask(Since(since.search_id, last, since.asking))
+        news = await newsroom.ask(Since(since.search_id, last, mark, since.asking))
 
 
-def _until_next_look() -> float:
-    now, between = asyncio.get_running_loop().time(), POLL_SECONDS / MOMENTS
-    return (now // between + MOMENTS) * between - now
+def _until_next_look(search_id: str) -> float:
+    """Until the moment of this search: streams of one are told together, others at other times."""
+    moment = POLL_SECONDS * (hash(search_id) % MOMENTS) / MOMENTS
+    return POLL_SECONDS - (asyncio.get_running_loop().time() - moment) % POLL_SECONDS
 
 
 def read_news(session: Session, asked: Sequence[Since]) -> Mapping[Since, News]:
     """Read what many streams are to be told."""
-    now, ids = clock(session), {one.search_id for one in asked}
-    found = {view.id: view for view in jobs.get_searches(session, ids, now=now)}
-    texts = {
-        key: SearchAnswer.model_validate(view).model_dump_json() for key, view in found.items()
-    }
-    newest = jobs.newest_events(session, ids)
-    stays = {
-        actor: jobs.still_let_in(session, actor, now=now) for actor in {one.asking for one in asked}
-    }
+    pulses = jobs.pulses(session, {one.search_id for one in asked})
+    there = [(one, pulses[one.search_id]) for one in asked if one.search_id in pulses]
+    changed = {one.search_id for one, pulse in there if pulse.mark != one.mark}
+    statuses = read_statuses(session, changed) if changed else {}
+    now, actors = clock(session), {one.asking for one in asked}
+    stays = {actor: jobs.still_let_in(session, actor, now=now) for actor in actors}
     return {
         one: News(
-            _events(session, one) if newest[one.search_id] > one.after else (),
-            texts[one.search_id],
-            found[one.search_id].ended_at is not None,
+            _events(session, one) if pulse.last_event > one.after else (),
+            statuses[one.search_id] if pulse.mark != one.mark else None,
+            pulse.mark,
             stays[one.asking],
         )
-        for one in asked
-        if one.search_id in found
+        for one, pulse in there
     }
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, final
@@ -58,6 +58,7 @@ from service.api.schemas import (
     SearchChanges,
     SearchList,
 )
+from service.api.statuses import Status, lasting
 from service.api.together import Together
 from service.artifacts import make_store
 from service.db.session import clock
@@ -93,15 +94,10 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-def _lasting(answer: SearchAnswer) -> str:
-    """What an ETag is of: all but the estimate, which moves with the clock."""
-    return answer.model_dump_json(exclude={"progress": {"eta_seconds"}})
-
-
 def _as_seen(search_id: str, session: Writing, if_match: IfMatch = "") -> None:
     if if_match:
         view = jobs.get_search(session, search_id, now=clock(session), locked=True)
-        check_match(tag_of(_lasting(SearchAnswer.model_validate(view))), if_match)
+        check_match(tag_of(lasting(SearchAnswer.model_validate(view))), if_match)
 
 
 def _deciding(session: Writing, asking: Asking, request_id: RequestId) -> jobs.Cause:
@@ -200,7 +196,7 @@ def list_searches(
 @router.get("/{search_id}", response_model=SearchAnswer, responses=NOT_MODIFIED | NOT_FOUND)
 async def get_search(search_id: str, request: Request, if_none_match: IfNoneMatch = "") -> Response:
     """Tell how a search is doing; 304 if nothing has changed but the estimate."""
-    statuses: Statuses = request.app.state.statuses
+    statuses: Together[str, Status] = request.app.state.statuses
     status = await statuses.ask(search_id)
     if status is None:
         raise SearchNotFound(search_id)
@@ -210,28 +206,6 @@ async def get_search(search_id: str, request: Request, if_none_match: IfNoneMatc
         lasting=status.lasting,
         headers={"Retry-After": str(RETRY_SECONDS)} if status.live else {},
     )
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How a search is doing, as JSON, whole and without the estimate."""
-
-    body: str
-    lasting: str
-    live: bool
-
-
-Statuses = Together[str, Status]
-
-
-def read_statuses(session: Session, search_ids: Sequence[str]) -> Mapping[str, Status]:
-    """Read how many searches are doing."""
-    found = {}
-    for view in jobs.get_searches(session, search_ids, now=clock(session)):
-        answer = SearchAnswer.model_validate(view)
-        found[view.id] = Status(answer.model_dump_json(), _lasting(answer), view.live)
-    return found
 
 
 @router.patch(
@@ -255,7 +229,7 @@ def amend(
     view = jobs.amend(session, search_id, wanted, asked)
     _hint(session, search_id, installation, asked.at)
     answer = SearchAnswer.model_validate(view)
-    return tagged(answer.model_dump_json(), "", lasting=_lasting(answer))
+    return tagged(answer.model_dump_json(), "", lasting=lasting(answer))
 
 
 @router.delete(

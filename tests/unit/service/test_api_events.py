@@ -1,6 +1,7 @@
 """The feed of a search: in order, resumed where it was left, ended with the search."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,8 +78,19 @@ def test_progress_comes_while_it_is_made(service: Service) -> None:
         assert next(phases) == "reference: training, epoch 3 of 6"
 
 
-def test_a_silent_stream_beats(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.1)
+def test_a_silent_stream_beats_with_a_new_estimate(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_SECONDS", 0.5)
     search_id = service.submit()
+    claim = begin(service, search_id, 0)
+    report_curve(service, claim, {3: 0.7})
     with service.http.stream("GET", f"/searches/{search_id}/events") as stream:
-        assert any(line == ": ping" for line in stream.iter_lines())
+        told = (
+            (time.monotonic(), json.loads(line[6:])["progress"]["eta_seconds"])
+            for line in stream.iter_lines()
+            if line.startswith("data: ") and "progress" in line
+        )
+        (first, left), (second, later) = next(told), next(told)
+    assert second - first > 0.4
+    assert left != later
