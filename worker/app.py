@@ -8,6 +8,7 @@ from service import logs, tracing
 from service.db.session import Database
 from service.queue import celery_app
 from service.settings import get_settings
+from worker.attention import Attention
 from worker.children import Children
 from worker.deliveries import Deliveries
 from worker.housekeeping import Housekeeping
@@ -23,6 +24,7 @@ recovery = Recovery(settings, database)
 housekeeping = Housekeeping(settings, database)
 deliveries = Deliveries(settings, database)
 register(app, children)
+app.steps["consumer"].add(Attention)
 
 
 def log(**_: Any) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import cast
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from models.cost import Quantity
 from models.spec import NetworkSpec
@@ -63,7 +65,8 @@ def points(
     session: Session, search_id: str, number: int, *, max_points: int = 1000
 ) -> dict[str, Curve]:
     """The curves of a trial, each thinned to about `max_points` with its extremes kept."""
-    return _curves(session, trial_row(session, search_id, number), max_points)
+    trial_id = trial_row(session, search_id, number).id
+    return _curves(session, [trial_id], max_points)[trial_id]
 
 
 def compare(
@@ -74,20 +77,20 @@ def compare(
         raise QueryRefused(
             f"{len(trial_ids)} trials cannot be compared; choose 2 to 8 of them", field="trials"
         )
-    compared = []
+    found = select(TrialRow).where(TrialRow.id.in_(trial_ids)).options(undefer(TrialRow.network))
+    there = {row.id: row for row in session.scalars(found)}
     for trial_id in trial_ids:
-        row = session.get(TrialRow, trial_id)
-        if row is None:
+        if trial_id not in there:
             raise TrialNotFound(trial_id)
-        compared.append(
-            ComparedTrial(
-                trial=trial_views(session, [row], now)[0],
-                network=_network(row),
-                eligible=tuple(search_row(session, row.search_id).eligible),
-                curves=_curves(session, row, max_points),
-            )
-        )
-    return tuple(compared)
+    rows = [there[trial_id] for trial_id in trial_ids]
+    searches = {row.search_id for row in rows}
+    columns = select(SearchRow.id, SearchRow.eligible).where(SearchRow.id.in_(searches))
+    eligible = {search_id: tuple(names) for search_id, names in session.execute(columns)}
+    curves = _curves(session, trial_ids, max_points)
+    return tuple(
+        ComparedTrial(view, _network(row), eligible[row.search_id], curves[row.id])
+        for row, view in zip(rows, trial_views(session, rows, now), strict=True)
+    )
 
 
 def front(session: Session, search_id: str, *, metric_floor: float | None = None) -> Front:
@@ -165,16 +168,20 @@ def _network(row: TrialRow) -> NetworkSpec:
     return NetworkSpec.model_validate(row.network)
 
 
-def _curves(session: Session, row: TrialRow, max_points: int) -> dict[str, Curve]:
+def _curves(
+    session: Session, trial_ids: Sequence[str], max_points: int
+) -> dict[str, dict[str, Curve]]:
     rows = session.execute(
-        select(PointRow.name, PointRow.step, PointRow.value)
-        .where(PointRow.trial_id == row.id)
-        .order_by(PointRow.name, PointRow.step)
+        select(PointRow.trial_id, PointRow.name, PointRow.step, PointRow.value)
+        .where(PointRow.trial_id.in_(trial_ids))
+        .order_by(PointRow.trial_id, PointRow.name, PointRow.step)
     )
-    curves: dict[str, list[tuple[int, float | None]]] = {}
-    for name, step, value in rows:
-        curves.setdefault(name, []).append((step, value))
-    return {name: thinned(tuple(curve), max_points) for name, curve in curves.items()}
+    found: dict[str, dict[str, Curve]] = {trial_id: {} for trial_id in trial_ids}
+    for (trial_id, name), points in groupby(rows, key=itemgetter(0, 1)):
+        found[trial_id][name] = thinned(
+            tuple((step, value) for *_, step, value in points), max_points
+        )
+    return found
 
 
 def thinned(curve: Curve, max_points: int) -> Curve:
