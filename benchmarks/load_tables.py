@@ -1,6 +1,7 @@
-"""The tables of docs/benchmarks.md that are of the service under load."""
+"""The tables of docs/benchmarks.md that are of the service: under load, and beside a trial."""
 
 from collections.abc import Iterator
+from functools import reduce
 
 from benchmarks.markdown import Row, table
 
@@ -56,3 +57,43 @@ def load(line: Row) -> Iterator[str]:
             for name, one in line["side_by_side"].items()
         ],
     )
+
+
+INSTALLATIONS = {"embedded": "SQLite, folders", "servers": "PostgreSQL, Valkey"}
+PARTS = {
+    "waiting": "from the end of the trial before to the claim",
+    "starting": "from there to the training",
+    "finishing": "from the training to the end",
+    "beside_training": "all three",
+    "training": "the training, with whatever it imports",
+}
+
+
+def overhead(line: Row) -> Iterator[str]:
+    """Write what a trial takes beside its training, and how soon a search stops."""
+    heads = [
+        f"{words}, {cut}" for words in INSTALLATIONS.values() for cut in ("median, s", "most, s")
+    ]
+    yield table(
+        ["of 15 trials, one after another", *heads],
+        [[words, *_spreads(line, "trials", part)] for part, words in PARTS.items()],
+    )
+    yield table(
+        ["of 20 each, at random moments", *heads],
+        [
+            [f"{how}, until {words}", *_spreads(line, "stops", how, until)]
+            for how in ("cancel", "pause", "kill")
+            for until, words in (("state", "its state says so"), ("rest", "no process is left"))
+        ],
+    )
+    took = line["import_torch"]["seconds"], line["import_all"]["seconds"]
+    yield (
+        f"To import torch takes {took[0]:.1f} s, and all that a trial needs {took[1]:.1f} s: the\n"
+        "worker has done so before, once."
+    )
+
+
+def _spreads(line: Row, *path: str) -> Iterator[object]:
+    for name in INSTALLATIONS:
+        found = reduce(lambda inner, key: inner[key], path, line[name])
+        yield from (found["median"], found["most"])

@@ -1,12 +1,13 @@
 """What a trial costs beside its training, and how soon a search stops: through the service.
 
-`python -m benchmarks.overhead [--quick] [--only trials|stops] [--servers] [--anew]` prints one JSON
-line. A search of trials that train next to nothing runs on one worker; of each trial it is measured
-how long it waited for the worker, from its claim to its training, and from there to its end. Then
-searches of the demonstration's network are cancelled, paused and killed at random moments, from the
-request to the state, and until no process of theirs is left. CPU seconds are told too, which other
-work on the machine leaves alone. `--servers` takes PostgreSQL and Valkey in place of the embedded
-default; `--anew` has each trial's process import everything by itself, as where there is no fork.
+`python -m benchmarks.overhead [--quick] [--only trials|stops] [--on embedded|servers] [--anew]`
+prints one JSON line. A search of trials that train next to nothing runs on one worker; of each it
+is measured how long it waited for the worker, from its claim to its training, and from there to
+its end. Then searches of the demonstration's network are cancelled, paused and killed at random
+moments, from the request to the state, and until no process of theirs is left. CPU seconds are
+told too, which other work on the machine leaves alone. All this on the embedded default and on
+PostgreSQL with Valkey, or on one of them; `--anew` has each trial's process import everything by
+itself, as where there is no fork.
 """
 
 import argparse
@@ -78,6 +79,7 @@ class Finder:
 import sys
 sys.meta_path.insert(0, Finder())
 """
+INSTALLATIONS = ("embedded", "servers")
 HOW = {"cancel": "CANCELLED", "pause": "PAUSED", "kill": "CANCELLED"}
 PATIENCE_SECONDS = 1800.0
 
@@ -87,22 +89,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few trials, and few stops")
     parser.add_argument("--only", choices=("trials", "stops"), help="one of the two")
-    parser.add_argument("--servers", action="store_true", help="PostgreSQL and Valkey")
+    parser.add_argument("--on", choices=INSTALLATIONS, help="one of the two")
     parser.add_argument("--anew", action="store_true", help="import everything for each trial")
     options = parser.parse_args()
     trials, stops = (4, 2) if options.quick else (SPEC["compute"]["trials"], 20)
-    with running(servers=options.servers, anew=options.anew) as (http, check, stamps):
-        line: dict[str, object] = {
-            "broker": "redis" if options.servers else "folders",
-            "anew": options.anew,
-            "load": os.getloadavg()[0],
-        }
-        if options.only != "stops":
-            line["import_torch"] = seconds_of("import torch")
-            line["import_all"] = seconds_of("import worker.trial, search.run, search.sampling")
-            line |= overhead(http, check, stamps, trials=trials)
-        if options.only != "trials":
-            line["stops"] = stopping(http, check, stops=stops)
+    line: dict[str, Any] = {"anew": options.anew, "load": os.getloadavg()[0]}
+    if options.only != "stops":
+        line["import_torch"] = seconds_of("import torch")
+        line["import_all"] = seconds_of("import worker.trial, search.run, search.sampling")
+    for name in [options.on] if options.on else INSTALLATIONS:
+        with running(servers=name == "servers", anew=options.anew) as (http, check, stamps):
+            line[name] = {}
+            if options.only != "stops":
+                line[name]["trials"] = overhead(http, check, stamps, trials=trials)
+            if options.only != "trials":
+                line[name]["stops"] = stopping(http, check, stops=stops)
     print(json.dumps({"benchmark": "overhead", **machine(), **line}))
 
 

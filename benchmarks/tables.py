@@ -190,6 +190,12 @@ all of its trials, which is what its page asks for. Ours: the status of one sear
 trials, and its 50 best.""",
         load_tables.load,
     ),
+    "overhead": (
+        "A trial beside its training, and how soon a search stops",
+        """Trials of a tiny network on one worker of one thread; stops of the demonstration's search
+within its first 15 seconds, from the request on.""",
+        load_tables.overhead,
+    ),
     "profile": (
         "Profiling a transformer of 6 layers, 128 wide",
         """Second moments, curvatures, sensitivities, and the menus of every kind of the default
