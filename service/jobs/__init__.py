@@ -53,7 +53,7 @@ from service.jobs.listing import SearchSort, TrialSort, list_searches, page_of_t
 from service.jobs.planning import preferred
 from service.jobs.quotas import (
     DAY,
-    check_compute,
+    check_going_on,
     check_submission,
     check_upload,
     keep_account,
@@ -178,7 +178,7 @@ __all__ = [
     "cancel",
     "census",
     "change_webhook",
-    "check_compute",
+    "check_going_on",
     "check_submission",
     "check_upload",
     "claim",

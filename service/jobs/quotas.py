@@ -73,6 +73,13 @@ def check_compute(
         )
 
 
+def check_going_on(session: Session, search_id: str, installation: Quota, *, now: datetime) -> None:
+    """Refuse more computing to a search, on the account of whose it is, whoever asks."""
+    search = session.get(SearchRow, search_id)
+    if search is not None:
+        check_compute(session, search.key_id, installation, now=now)
+
+
 def check_upload(
     session: Session, key_id: str | None, installation: Quota, artifact: ArtifactView
 ) -> None:

@@ -220,12 +220,11 @@ def amend(
     session: Writing,
     installation: Installation,
     asked: Deciding,
-    asking: Asking,
 ) -> Response:
     """Change the name, the tags or the priority of a search, or give it more compute."""
     wanted = changes.model_dump(mode="json", exclude_unset=True)
     if "compute" in wanted:
-        jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
+        jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
     view = jobs.amend(session, search_id, wanted, asked)
     _hint(session, search_id, installation, asked.at)
     answer = SearchAnswer.model_validate(view)
@@ -267,10 +266,10 @@ def pause(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
 
 @router.post("/{search_id}/resume", status_code=202, responses=NOT_FOUND | CONFLICT)
 def resume(
-    search_id: str, session: Writing, installation: Installation, asked: Deciding, asking: Asking
+    search_id: str, session: Writing, installation: Installation, asked: Deciding
 ) -> SearchAnswer:
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
-    jobs.check_compute(session, asking.key_id, installation.quota, now=asked.at)
+    jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
     view = jobs.resume(session, search_id, asked)
     _hint(session, search_id, installation, asked.at)
     return SearchAnswer.model_validate(view)

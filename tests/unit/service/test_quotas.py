@@ -108,6 +108,9 @@ def test_computing_is_counted_by_the_day(service: Service) -> None:
         more = {"compute": {"trials": 3}}
         refused(one.patch(f"/searches/{search_id}", json=more), "are spent today")
         refused(one.post(f"/searches/{search_id}/resume"), "are spent today")
+        with client(service) as other:  # it would be on the account of the first
+            refused(other.post(f"/searches/{search_id}/resume"), "are spent today")
+            refused(other.patch(f"/searches/{search_id}", json=more), "are spent today")
         # Deleting the evidence gives nothing back.
         for _ in range(2):
             before = one.get("/quota").json()["compute_seconds_a_day"]
