@@ -39,6 +39,10 @@ SMALL_BYTES = 5000
 FULL = "no room for a checkpoint"
 
 
+class Missed(Exception):
+    """There was nothing to strike at: the trial or its search had just ended."""
+
+
 @final
 @dataclass
 class Scene:
@@ -118,6 +122,15 @@ class Scene:
         self.installed.wait(something)
         return found[0] if found else None
 
+    def wait_for_a_process(self) -> tuple[dict[str, Any], list[psutil.Process]]:
+        """Wait until a trial has a process; Missed if the search is over before."""
+        while (trial := self.wait_for_a_trial()) is not None:
+            children = children_of(self.installed.one_worker())
+            if children and not _left(self, trial):
+                return trial, children
+            time.sleep(0.1)
+        raise Missed
+
 
 Strike = Callable[[Scene], None]
 
@@ -139,10 +152,7 @@ def kill_the_worker(scene: Scene) -> None:
 
 def kill_the_trial(scene: Scene) -> None:
     """With kill -9: its worker sees it and says so at once."""
-    trial = scene.wait_for_a_trial()
-    children = children_of(scene.installed.one_worker())
-    if trial is None or not children:
-        return
+    trial, children = scene.wait_for_a_process()
     began = time.monotonic()
     kill_9(children[0])
     scene.installed.wait(lambda: _left(scene, trial))
@@ -167,11 +177,9 @@ def kill_the_api(scene: Scene) -> None:
 
 def stop_beyond_the_lease(scene: Scene) -> None:
     """SIGSTOP a worker and its trial until another goes on, then SIGCONT: it must write nothing."""
-    trial = scene.wait_for_a_trial()
+    trial, children = scene.wait_for_a_process()
     worker = scene.installed.one_worker()
-    frozen = [psutil.Process(worker.pid), *children_of(worker)]
-    if trial is None or len(frozen) < 2:
-        return
+    frozen = [psutil.Process(worker.pid), *children]
     for process in frozen:
         process.suspend()
     other = scene.installed.start_worker()
@@ -206,8 +214,7 @@ def lose_messages(scene: Scene) -> None:
 
 def restart_postgres(scene: Scene) -> None:
     """Stop it, as if its machine had died, wait a moment, start it."""
-    if scene.postgres is None:
-        return
+    assert scene.postgres is not None
     scene.postgres.stop(signal.SIGQUIT)
     time.sleep(scene.chance.uniform(0, 2))
     scene.postgres.start()
@@ -215,11 +222,8 @@ def restart_postgres(scene: Scene) -> None:
 
 def fill_the_disk(scene: Scene) -> None:
     """The trial's process can write nothing large, until it has missed a checkpoint."""
-    trial = scene.wait_for_a_trial()
-    children = children_of(scene.installed.one_worker())
-    if trial is None or not children:
-        return
-    log = scene.log_of(trial)
+    trial, children = scene.wait_for_a_process()
+    log, noticed = scene.log_of(trial), False
     with suppress(psutil.NoSuchProcess):
         before = children[0].rlimit(psutil.RLIMIT_FSIZE)
         # There is room for a log, which tells of it.
@@ -229,8 +233,10 @@ def fill_the_disk(scene: Scene) -> None:
             time.monotonic() < until and not (noticed := FULL in log()) and not _left(scene, trial)
         ):
             time.sleep(0.2)
-        scene.moments["checkpoints without room"] += noticed
         children[0].rlimit(psutil.RLIMIT_FSIZE, before)
+    if not noticed:
+        raise Missed
+    scene.moments["checkpoints without room"] += 1
 
 
 def shift_the_clock(scene: Scene) -> None:
