@@ -22,6 +22,10 @@ from service.settings import Settings
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 RETRY_SECONDS = 1.0
+# For as long as a service, or what it stands on, takes to restart.
+PATIENCE_SECONDS = 30.0
+# Asked too often, or something is away: neither is about what was asked.
+PASSING = frozenset({429, 503})
 
 
 class Answer(BaseModel):
@@ -122,12 +126,23 @@ class KeyAnswer(Answer):
 
 @final
 class Refused(Exception):
-    """The service said no: its sentence, the field if there is one, and the HTTP status."""
+    """The service said no: its sentence, the field if there is one, and the HTTP status.
 
-    def __init__(self, status: int, sentence: str, fields: tuple[str, ...] = ()) -> None:
+    `retry_after` are the seconds after which it wants to be asked again, where it said so.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        fields: tuple[str, ...] = (),
+        *,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.fields = fields
+        self.retry_after = retry_after
 
 
 @final
@@ -272,10 +287,12 @@ class Client:
         Gives events as they come, and the search itself whenever its progress has changed.
         """
         last: int | None = None
+        until: float | None = None
         while True:
             whole = True
             try:
                 for kind, content in self._stream(search_id, last):
+                    until = None
                     if kind == "progress":
                         yield SearchAnswer.model_validate(content)
                     else:
@@ -284,22 +301,25 @@ class Client:
                         yield event
             except httpx.TransportError:
                 whole = False
+            except Refused as refusal:
+                # Of refusals in a row: what is heard between them begins anew.
+                until = until or time.monotonic() + PATIENCE_SECONDS
+                _bide(refusal, until)
+                whole = False
             search = self._patiently(search_id)
             if whole and search.ended:
                 yield search
                 return
             time.sleep(RETRY_SECONDS)
 
-    def _patiently(self, search_id: str, attempts: int = 30) -> SearchAnswer:
+    def _patiently(self, search_id: str) -> SearchAnswer:
         """Ask again for as long as a service takes to restart."""
-        for attempt in range(attempts):
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
             try:
                 return self.get(search_id)
-            except Unreachable:
-                if attempt == attempts - 1:
-                    raise
-                time.sleep(RETRY_SECONDS)
-        raise AssertionError("unreachable")
+            except (Unreachable, Refused) as error:
+                _bide(error, until)
 
     def _stream(self, search_id: str, last: int | None) -> Iterator[tuple[str, Any]]:
         headers = {"Accept": "text/event-stream"}
@@ -337,14 +357,25 @@ def _reaching(url: str) -> Iterator[None]:
         raise Unreachable(f"nothing answers at {url}; start the service with: matnas up") from error
 
 
+def _bide(error: Unreachable | Refused, until: float) -> None:
+    """Wait until it is time to ask again; raise what will not pass, or has not by `until`."""
+    left = until - time.monotonic()
+    if left <= 0 or (isinstance(error, Refused) and error.status not in PASSING):
+        raise error
+    asked = error.retry_after if isinstance(error, Refused) else None
+    time.sleep(min(left, RETRY_SECONDS if asked is None else asked))
+
+
 def _check(response: httpx.Response) -> None:
     if response.is_success:
         return
     response.read()
+    told = response.headers.get("Retry-After", "")
+    retry_after = float(told) if told.isdecimal() else None
     try:
         said = response.json()
-        fields = tuple(one["field"] for one in said.get("errors", ()))
-        raise Refused(response.status_code, said["detail"], fields)
+        sentence, fields = said["detail"], tuple(one["field"] for one in said.get("errors", ()))
     except (ValueError, KeyError, AttributeError, TypeError):
         sentence = f"the service answered {response.status_code} {response.reason_phrase}"
-        raise Refused(response.status_code, sentence) from None
+        fields = ()
+    raise Refused(response.status_code, sentence, fields, retry_after=retry_after)

@@ -1,9 +1,12 @@
 """The pages in a real Chromium: they render, nothing is refused by their policy, and they move."""
 
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 
+from service import jobs
+from service.errors import Unavailable
 from tests.browser.chromium import PATH, Page, chromium
 from tests.serving import Service, begin, play, report_curve, serving
 
@@ -69,6 +72,29 @@ def test_a_live_page_shows_what_changed_keeps_what_was_chosen_and_stops(
     assert page.evaluate("document.body.innerText.includes('0.1250')")
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 1
     assert page.complaints == []
+
+
+def test_a_live_page_that_was_refused_its_events_asks_again(
+    service: Service, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = service.submit(name="patient")
+    play(service, search_id, until=2)
+    claim = begin(service, search_id, 2)
+    asked = Event()
+
+    def away(*_: object) -> None:
+        asked.set()
+        raise Unavailable("the database does not answer just now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs, "pulses", away)
+        page.open(f"{service.url}/view/{search_id}")
+        assert asked.wait(15)
+    report_curve(service, claim, {3: 0.125})
+    page.wait("document.body.innerText.includes('epoch 3 of 6')")
+    # That was the page, asked for once; what comes later is told by the events.
+    report_curve(service, claim, {4: 0.0625})
+    page.wait("document.body.innerText.includes('epoch 4 of ')")
 
 
 def test_a_search_is_paused_resumed_and_cancelled_by_keyboard(service: Service, page: Page) -> None:

@@ -1,9 +1,10 @@
 """The client: every call once against a real server, and a watch that survives a broken line."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import httpx
 import numpy as np
@@ -115,3 +116,80 @@ def test_a_broken_stream_is_resumed_after_the_last_event(
     seen = [one.id for one in client.watch(search.id) if isinstance(one, Event)]
     assert seen == whole
     assert asked == [None, whole[3], whole[7]]
+
+
+@final
+@dataclass
+class Waiting:
+    """A clock that only waiting moves, and how long was waited."""
+
+    now: float = 0.0
+    waits: list[float] = field(default_factory=list)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.waits.append(seconds)
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    clock = Waiting()
+    monkeypatch.setattr("service.client.time", clock)
+    return clock
+
+
+def answering(answer: Callable[[httpx.Request], httpx.Response | None], ended: bytes) -> Client:
+    """A client of a service that says this of a search, unless it answers otherwise."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if (other := answer(request)) is not None:
+            return other
+        if not request.url.path.endswith("/events"):
+            return httpx.Response(200, content=ended)
+        return httpx.Response(200, content=b"event: progress\ndata: " + ended + b"\n\n")
+
+    http = httpx.Client(base_url="http://service", transport=httpx.MockTransport(respond))
+    return Client("http://service", http=http)
+
+
+@pytest.fixture(scope="module")
+def ended(service: Service) -> bytes:
+    search_id = service.submit()
+    service.http.post(f"/searches/{search_id}/cancel")
+    return service.http.get(f"/searches/{search_id}").content
+
+
+@pytest.mark.parametrize(("status", "told"), [(503, "5"), (429, "7"), (503, "")])
+def test_a_watch_outlasts_what_will_pass(
+    ended: bytes, waiting: Waiting, status: int, told: str
+) -> None:
+    away = httpx.Response(status, headers={"Retry-After": told}, json={"detail": "not just now"})
+    # A stream, a question and a stream again are refused; then all is well.
+    refusals = iter([away, away, None, away])
+    with answering(lambda _: next(refusals, None), ended) as client:
+        *_, last = client.watch("srch_0")
+    assert isinstance(last, SearchAnswer)
+    assert last.ended
+    pause = float(told or 1.0)
+    assert waiting.waits == [pause, pause, 1.0, pause, 1.0]
+
+
+def test_a_watch_has_no_patience_for_ever(ended: bytes, waiting: Waiting) -> None:
+    later = httpx.Response(429, headers={"Retry-After": "20"}, json={"detail": "too often"})
+    with (
+        answering(lambda _: later, ended) as client,
+        pytest.raises(Refused, match="too often") as refused,
+    ):
+        list(client.watch("srch_0"))
+    assert refused.value.retry_after == 20
+    assert waiting.waits == [20, 20, 10]  # of the stream's thirty, then of the question's
+    waiting.now = 0
+
+    def stream_only(request: httpx.Request) -> httpx.Response | None:
+        return later if request.url.path.endswith("/events") else None
+
+    with answering(stream_only, ended) as client, pytest.raises(Refused, match="too often"):
+        list(client.watch("srch_0"))
