@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.api.requests import SAFE_METHODS
-from service.credentials import Scope
+from service.credentials import Scope, fingerprint
 from service.dashboard.login import COOKIE, check_origin
 from service.db.session import Database, clock
 from service.errors import KeyRefused, ScopeMissing
@@ -116,7 +116,7 @@ def _actor(
         if shown is not None:
             if request.method not in SAFE_METHODS:
                 check_origin(request.headers)
-            return jobs.Actor(shown.id, frozenset(shown.scopes), by_session=True)
+            return jobs.Actor(shown.id, frozenset(shown.scopes), fingerprint(token))
     if _from_this_machine(request) and not jobs.any_key(session):
         OpenDoor.of(request).seen()
         return jobs.ANYBODY

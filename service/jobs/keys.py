@@ -9,7 +9,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from service.credentials import SCOPES, Scope, fingerprint, key_id_of, matches, new_key
-from service.db.tables import KeyRow
+from service.db.tables import KeyRow, SessionRow
 from service.errors import KeyNotFound, KeyRefused
 from service.quota import Quota
 
@@ -38,11 +38,14 @@ class KeyView:
 @final
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks: a key, or whoever is on this machine while there are no keys."""
+    """Who asks: a key, or whoever is on this machine while there are no keys.
+
+    A key may be known by a session, which ends before it.
+    """
 
     key_id: str | None
     scopes: frozenset[Scope]
-    by_session: bool = False
+    session_sha256: str | None = None
 
     @property
     def label(self) -> str:
@@ -118,6 +121,10 @@ def still_let_in(session: Session, actor: Actor, *, now: datetime) -> bool:
     """Whether who was let in would be let in again."""
     if actor.key_id is None:
         return not any_key(session)
+    if actor.session_sha256 is not None:
+        shown = session.get(SessionRow, actor.session_sha256)
+        if shown is None or shown.expires_at <= now:
+            return False
     row = session.get(KeyRow, actor.key_id)
     return row is not None and _view(row).usable(now)
 

@@ -1,6 +1,6 @@
 """Sessions: a key is exchanged for a cookie, which opens what the key opens and nothing longer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from service import jobs
+from service.api.routes import events
 from service.credentials import SCOPES, Scope
 from service.db.tables import SessionRow
 from tests.serving import SPEC, Service, serving
@@ -127,6 +128,36 @@ def test_signing_out_ends_the_session_everywhere(service: Service, browser: http
     assert dict(browser.cookies) == {}
     browser.cookies.update(kept)
     assert browser.get("/").status_code == 303
+
+
+def sign_out(service: Service, browser: httpx.Client) -> None:
+    del service
+    assert browser.post("/logout").status_code == 303
+
+
+def run_out(service: Service, browser: httpx.Client) -> None:
+    del browser
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    with service.database.write() as session:
+        session.execute(update(SessionRow).values(expires_at=past))
+
+
+@pytest.mark.parametrize("end", [sign_out, run_out])
+def test_a_session_s_streams_end_with_it(
+    service: Service,
+    browser: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Service, httpx.Client], None],
+) -> None:
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.05)
+    sign_in(browser, make_key(service))
+    link = f"/v1/searches/{browser.post('/v1/searches', json=SPEC).json()['id']}/events"
+    with browser.stream("GET", link, timeout=5) as stream:
+        lines = stream.iter_lines()
+        assert next(lines)
+        end(service, browser)
+        for _ in lines:
+            pass  # to its end, or to the client's patience
 
 
 def test_a_session_ends_with_its_key_and_with_its_time(
