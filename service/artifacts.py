@@ -115,6 +115,16 @@ class ArtifactStore:
             created_at=now,
         )
 
+    def has_upload(self, artifact_id: str) -> bool:
+        """Whether the file of an upload that was just put is still there."""
+        return (self.uploads / artifact_id).exists()
+
+    def remove_upload(self, artifact_id: str) -> None:
+        """Remove the file of an upload; what is not there is removed already."""
+        if not self.is_local:
+            self.storage.remove(f"artifacts/{artifact_id}")
+        (self.uploads / artifact_id).unlink(missing_ok=True)
+
     def upload(self, artifact_id: str) -> Path:
         """The file of an upload, as it was sent; ArtifactNotFound, or ArtifactDamaged."""
         # An id is one component: nothing a client sends leads to another folder.

@@ -84,9 +84,9 @@ def check_upload(
     session: Session, key_id: str | None, installation: Quota, artifact: ArtifactView
 ) -> None:
     """Refuse an upload for which there is no room; the same bytes again need none."""
+    _lock(session, key_id)
     if session.get(ArtifactRow, artifact.id) is not None:
         return
-    _lock(session, key_id)
     room = upload_room(session, key_id, installation)
     if room is not None and artifact.bytes > room:
         raise no_room(room)

@@ -21,10 +21,11 @@ from service.jobs.views import ArtifactView, SearchView
 from service.jobs.warm import warm_start
 
 
-def add_artifact(
-    session: Session, artifact: ArtifactView, *, key_id: str | None = None
-) -> ArtifactView:
-    """Remember an upload; the same bytes are the same artifact, whoever sends them again."""
+def add_artifact(session: Session, artifact: ArtifactView, *, key_id: str | None = None) -> bool:
+    """Remember an upload, and whether it is new: the same bytes are the same artifact.
+
+    Whoever sends them at the same time waits until this transaction ends.
+    """
     row = {
         name: getattr(artifact, name)
         for name in (
@@ -32,8 +33,7 @@ def add_artifact(
             *("dtype", "rows", "columns", "created_at"),
         )
     }
-    insert_if_new(session, ArtifactRow, row | {"key_id": key_id}, key=["id"])
-    return get_artifact(session, artifact.id)
+    return insert_if_new(session, ArtifactRow, row | {"key_id": key_id}, key=["id"])
 
 
 def get_artifact(session: Session, artifact_id: str) -> ArtifactView:

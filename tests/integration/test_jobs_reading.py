@@ -230,7 +230,8 @@ class TestASpecThatCannotWork:
         model = {"kind": "matrix", "artifact": "art_1"}
         spec = SearchSpec.model_validate({**TINY, "model": model, "dataset": None})
         with database.write() as session:
-            assert jobs.add_artifact(session, matrix) == jobs.add_artifact(session, matrix)
+            assert [jobs.add_artifact(session, matrix) for _ in range(2)] == [True, False]
+            assert jobs.get_artifact(session, matrix.id) == matrix
             resolved = jobs.resolve_spec(session, spec)
             view = jobs.submit(session, spec, resolved=resolved, now=BEGINNING)
         assert view.dense_cost == 24

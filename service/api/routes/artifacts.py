@@ -18,7 +18,7 @@ from service.api.door import Asking
 from service.api.schemas import ArtifactAnswer, FileAnswer, FileList
 from service.artifacts import StoredFile, make_store
 from service.db.session import Database, clock
-from service.errors import ArtifactNotFound, NotYetThere
+from service.errors import ArtifactNotFound, NotYetThere, QuotaExceeded, Unavailable
 from service.matrices import from_rows
 from service.settings import Settings
 
@@ -142,9 +142,17 @@ def _keep(
     fitting = chunks if room is None else _fitting(chunks, room)
     artifact = store.put(fitting, max_bytes=settings.max_upload_bytes, now=now)
     with rows.write() as session:
-        jobs.check_upload(session, key_id, settings.quota, artifact)
-        added = jobs.add_artifact(session, artifact, key_id=key_id)
-        return ArtifactAnswer.model_validate(added)
+        try:
+            jobs.check_upload(session, key_id, settings.quota, artifact)
+        except QuotaExceeded:
+            # Its row is never committed, but nobody else's of the same bytes is meanwhile.
+            if jobs.add_artifact(session, artifact, key_id=key_id):
+                store.remove_upload(artifact.id)
+            raise
+        jobs.add_artifact(session, artifact, key_id=key_id)
+        if not store.has_upload(artifact.id):  # for whom there was no room sent the same bytes
+            raise Unavailable("the upload was lost to another of the same bytes; send it again")
+        return ArtifactAnswer.model_validate(jobs.get_artifact(session, artifact.id))
 
 
 def _fitting(chunks: Iterator[bytes], room: int) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Limits: how often a key may ask, and how much it may have in use; a refusal names the remedy."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,6 +129,41 @@ def test_uploads_fit_or_are_refused_whole(service: Service) -> None:
     with client(service, Quota(artifact_bytes=0)) as other:
         # What somebody else has sent is theirs, but it is to be sent anew to be named.
         refused(other.put("/artifacts", content=OTHER), "leaves 0 bytes")
+
+
+def test_of_two_uploads_at_once_the_one_without_room_leaves_nothing(service: Service) -> None:
+    first, second = (save({"w": n * np.eye(4, dtype=np.float32)}) for n in (3, 4))
+    uploads = service.files.uploads
+    with client(service, Quota(artifact_bytes=len(first) + 1)) as one:
+
+        def in_two_parts() -> Iterator[bytes]:
+            yield second[:50]
+            while not any(uploads.glob("arriving-*")):  # there was room for it when it began
+                time.sleep(0.01)
+            assert one.put("/artifacts", content=first).status_code == 201
+            yield second[50:]
+
+        before = set(uploads.glob("*"))
+        refused(one.put("/artifacts", content=in_two_parts()), "leaves 1 bytes")
+        (kept,) = set(uploads.glob("*")) - before
+        assert kept.read_bytes() == first
+
+
+def test_an_upload_whose_file_was_removed_meanwhile_is_asked_for_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = save({"w": 5 * np.eye(4, dtype=np.float32)})
+
+    def removed(*told: Any) -> None:  # by another who sent the same bytes, and had no room
+        service.files.remove_upload(told[-1].id)
+
+    with client(service) as one:
+        with monkeypatch.context() as patched:
+            patched.setattr(jobs, "check_upload", removed)
+            answer = one.put("/artifacts", content=matrix)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "send it again" in answer.json()["detail"]
+        assert one.put("/artifacts", content=matrix).status_code == 201
 
 
 def test_events_say_which_key_it_was(service: Service) -> None:
