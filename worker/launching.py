@@ -177,6 +177,8 @@ class Forked(TrialProcess):
                 word = self._told.recv(LONGEST_WORD)
             except TimeoutError:
                 return None
+            except ConnectionResetError:
+                continue  # it had ended before it read our signal: what it told is still there
             except OSError:  # we hung up
                 word = b""
             if word == b"begun":

@@ -67,11 +67,12 @@ class Nursery:
             told.send(b"begun")
             self._trials[number] = told
             self._selector.register(told, selectors.EVENT_READ, partial(self._pass_on, number))
-        except BrokenPipeError:
+        except ConnectionError:
             os.kill(number, signal.SIGKILL)  # nobody waits for it any more
         except OSError as error:
             log.warning("no process could be forked: %s", error)
-            told.send(str(os.EX_OSERR).encode())
+            with suppress(ConnectionError):
+                told.send(str(os.EX_OSERR).encode())
         finally:
             os.close(output)
 
@@ -108,10 +109,16 @@ class Nursery:
 
     def _pass_on(self, number: int) -> None:
         """Send a child what the worker says; that it says nothing more is SIGKILL."""
-        word = self._trials[number].recv(LONGEST_ORDER)
+        told = self._trials.get(number)
+        if told is None:
+            return  # it was buried since the selector told of the word
+        try:
+            word = told.recv(LONGEST_ORDER)
+        except ConnectionError:  # the worker hung up before it had read all
+            word = b""
         os.kill(number, int(word) if word else signal.SIGKILL)
         if not word:
-            self._selector.unregister(self._trials[number])
+            self._selector.unregister(told)
 
     def _bury(self) -> None:
         with suppress(BlockingIOError):
@@ -126,7 +133,7 @@ class Nursery:
                 if told is not None:
                     with suppress(KeyError):
                         self._selector.unregister(told)
-                    with suppress(BrokenPipeError):
+                    with suppress(ConnectionError):
                         told.send(str(os.waitstatus_to_exitcode(status)).encode())
                     told.close()
 
