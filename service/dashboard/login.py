@@ -36,14 +36,16 @@ def sign_in(request: Request, form: Form) -> Response:
     fields = dict(parse_qsl(form.decode(errors="replace"), max_num_fields=MOST_FIELDS))
     target = _inside(fields.get("next", "/"))
     try:
-        with rows_of(request).write() as session:
+        # Anybody may ask, and a write waits for SQLite's one lock, with the workers' heartbeats.
+        with rows_of(request).read() as session:
             now = clock(session)
             key = jobs.key_of(session, fields.get("key", "").strip(), now=now)
-            token = jobs.open_session(session, key, now=now)
     except KeyRefused as error:
         return render(
             request, "login.html", status=401, headers=UNCACHED, next=target, wrong=error.sentence
         )
+    with rows_of(request).write() as session:
+        token = jobs.open_session(session, key, now=now)
     answer = RedirectResponse(target, 303, headers=UNCACHED)
     answer.set_cookie(
         COOKIE,
@@ -60,7 +62,7 @@ def sign_in(request: Request, form: Form) -> Response:
 def sign_out(request: Request) -> Response:
     """End the session, here and in the browser."""
     check_origin(request.headers)
-    if token := request.cookies.get(COOKIE):
+    if (token := request.cookies.get(COOKIE)) and _is_open(request, token):
         with rows_of(request).write() as session:
             jobs.close_session(session, token)
     answer = RedirectResponse("/login", 303, headers=UNCACHED)
@@ -81,6 +83,11 @@ def check_origin(headers: Mapping[str, str]) -> None:
     """
     if "origin" not in headers and headers.get("sec-fetch-site") != "same-origin":
         raise OriginMissing("a write by session must say its Origin; a key needs none")
+
+
+def _is_open(request: Request, token: str) -> bool:
+    with rows_of(request).read() as session:
+        return jobs.key_of_session(session, token, now=clock(session)) is not None
 
 
 def _inside(address: str) -> str:

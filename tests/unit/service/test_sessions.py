@@ -87,6 +87,17 @@ def test_a_bad_key_is_told_on_the_page(service: Service, browser: httpx.Client) 
     assert "this is no key of this server" in browser.post("/login", data={"key": "x"}).text
 
 
+def test_who_has_no_key_and_no_session_waits_for_no_lock(
+    service: Service, browser: httpx.Client
+) -> None:
+    browser.timeout = httpx.Timeout(5)
+    with service.database.write() as session:
+        session.execute(select(1))  # on SQLite, which has one writer
+        assert browser.post("/login", data={"key": "x"}).status_code == 401
+        browser.cookies["matnas_session"] = "x"
+        assert browser.post("/logout").status_code == 303
+
+
 def test_a_session_opens_what_its_key_opens(service: Service, browser: httpx.Client) -> None:
     sign_in(browser, make_key(service, "read"))
     assert browser.get("/v1/searches").status_code == 200
