@@ -34,6 +34,8 @@ GRACE_SECONDS = 0.8
 LONG_GRACE_SECONDS = 15.0
 # A process that has not begun after so long never will.
 START_SECONDS = 600.0
+# How long a process may go on once its attempt has ended or been replaced: its traces are sent.
+OVER_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,8 @@ class Children:
     def _watch(self, process: TrialProcess, claim: jobs.Claim) -> int:
         """Wait for the end of a child, and bring it about if that is the client's wish.
 
-        It may take long to start: until it keeps its claim by itself, that is done here.
+        It may take long to start: until it keeps its claim by itself, that is done here. One that
+        never does is lost; one that hangs later, and is replaced, must not keep this slot.
         """
         lease = timedelta(seconds=self._settings.lease_seconds)
         began = due = monotonic()
@@ -132,13 +135,18 @@ class Children:
             if wish == "stop" and last == inf:
                 process.send(signal.SIGTERM)
                 last = now + (LONG_GRACE_SECONDS if self._settings.artifacts_url else GRACE_SECONDS)
+            elif wish == "over" and last == inf:
+                last = now + OVER_SECONDS
             unborn = self._stopping.is_set() and not process.begun
             if unborn or wish == "end" or now >= last:
                 last = min(last, now)
                 process.send(signal.SIGKILL)
             if until is not None and now - due > lease.total_seconds() / 4:
                 due = now
-                until = self._hold(claim, until, lease) if now - began < START_SECONDS else None
+                until = self._hold(claim, until, lease)
+                if until is not None and now - began > START_SECONDS:
+                    log.warning("trial %s never began, and is ended", claim.trial_id)
+                    process.send(signal.SIGKILL)
         # A child that was ended for the client is not one that was lost.
         return LEFT if code < 0 and last < inf else code
 

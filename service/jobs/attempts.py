@@ -35,7 +35,7 @@ from service.jobs.transitions import (
 from service.jobs.views import Claim, Ending, Point, Renewal, Stage
 from service.lifecycle import CLAIMABLE_SEARCH_STATES, Reason
 
-Wish = Literal["go on", "stop", "end"]
+Wish = Literal["go on", "stop", "end", "over"]
 
 
 def claim(
@@ -102,15 +102,20 @@ def claimed(session: Session, trial_id: str, *, attempt: int) -> Claim | None:
 
 
 def wish(session: Session, claim: Claim) -> Wish:
-    """What the client wants of the process of this attempt: to go on, to stop, to be ended."""
+    """What the client wants of the process of this attempt: to go on, to stop, to be ended.
+
+    Or it is `over`: the attempt has ended or been replaced, and its process has nothing left to do.
+    """
     holds = (TrialRow.id == claim.trial_id, TrialRow.attempt == claim.attempt)
     statement = (
         select(SearchRow.state, SearchRow.reason)
         .join(TrialRow, TrialRow.search_id == SearchRow.id)
-        .where(*holds, TrialRow.state == "RUNNING", SearchRow.state.in_(("STOPPING", "PAUSING")))
+        .where(*holds, TrialRow.state == "RUNNING")
     )
     found = session.execute(statement).one_or_none()
     if found is None:
+        return "over"
+    if found.state not in {"STOPPING", "PAUSING"}:
         return "go on"
     return "end" if tuple(found) == ("STOPPING", "killed") else "stop"
 

@@ -13,6 +13,7 @@ import pytest
 from service import jobs
 from service.settings import Settings
 from tests.integration.story import FIRST, LEASE, REFERENCE, Story
+from worker import children as children_module
 from worker.children import Children
 from worker.launching import Anew, Launcher, Order, TrialProcess
 
@@ -66,6 +67,7 @@ class Deaf(TrialProcess):
         if signal.SIGKILL in self.sent:
             return -signal.SIGKILL
         self.waited += seconds
+        assert self.waited < 30, "nobody ends it"
         sleep(seconds)
         return None
 
@@ -112,6 +114,37 @@ def test_a_trial_that_does_not_stop_is_ended_within_two_seconds_and_is_not_lost(
     assert (story.search.state, story.trial(REFERENCE).state) == states
     assert story.told_of(REFERENCE) == ["WAITING", "RUNNING", states[1]]
     assert story.trial(REFERENCE).losses == 0
+
+
+def test_a_process_that_hangs_when_its_attempt_is_replaced_keeps_no_slot(
+    settings: Settings, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "OVER_SECONDS", 0.3)
+
+    def replace() -> None:
+        with story.database.read() as session:
+            claim = jobs.claimed(session, f"{story.id}-{REFERENCE}", attempt=1)
+        assert claim is not None
+        story.release(claim)
+        story.begin(REFERENCE, owner="another")
+
+    process = Deaf(cache(replace))
+    Children(settings, story.database, Given(process)).run(f"{story.id}-{REFERENCE}")
+    assert process.sent == [signal.SIGKILL]
+    assert process.waited >= 0.3, "it may have had something to finish"
+    assert story.told_of(REFERENCE) == ["WAITING", "RUNNING", "LOST", "WAITING", "RUNNING"]
+
+
+def test_a_process_that_never_keeps_its_claim_is_ended_and_lost(
+    settings: Settings, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "START_SECONDS", 0.5)
+    quick = settings.model_copy(update={"lease_seconds": 1.0})
+    process = Deaf(lambda: None)
+    Children(quick, story.database, Given(process)).run(f"{story.id}-{REFERENCE}")
+    assert process.sent == [signal.SIGKILL]
+    assert story.told_of(REFERENCE) == ["WAITING", "RUNNING", "LOST", "WAITING"]
+    assert story.trial(REFERENCE).sentence == "its process ended with -9"
 
 
 def test_a_worker_that_stops_claims_nothing_more(story: Story, children: Children) -> None:
