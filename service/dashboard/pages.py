@@ -19,6 +19,7 @@ from search.layer_costs import LayerCosts
 from search.profile_report import ProfileReport
 from search.report import Report
 from service import jobs
+from service.api.paging import Cursor
 from service.db.session import Database, clock
 from service.errors import NotYetThere
 from service.words import duration, form_in_words, price, training_in_words
@@ -56,9 +57,7 @@ class Shown:
 
 
 @router.get("/")
-def searches(
-    request: Request, cursor: Annotated[str | None, Query(max_length=400)] = None
-) -> HTMLResponse:
+def searches(request: Request, cursor: Cursor = None) -> HTMLResponse:
     """List the newest searches."""
     with rows_of(request).read() as session:
         page = jobs.list_searches(

@@ -97,3 +97,10 @@ def test_the_readme_shows_structures_as_they_are(
     assert found
     run(found, "README.md")
     assert capsys.readouterr().out
+
+
+def test_every_record_has_a_number_of_its_own() -> None:
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    titles = [path.read_text().partition(". ")[0] for path in records]
+    assert titles == [f"# {number + 1}" for number in range(len(records))]
+    assert [path.name[:4] for path in records] == [f"{n + 1:04d}" for n in range(len(records))]

@@ -111,6 +111,12 @@ def test_what_is_wrong_is_a_page_too(service: Service) -> None:
         assert answer.headers["content-type"].startswith("text/html")
 
 
+def test_a_page_s_cursor_may_be_as_long_as_the_api_s(service: Service) -> None:
+    answers = [service.http.get(f"{path}?cursor={'x' * 1000}") for path in ("/", "/v1/searches")]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert answers[1].json()["detail"] in answers[0].text
+
+
 def test_what_users_write_is_text(service: Service) -> None:
     name = "<script>alert(1)</script>"
     search_id = service.submit(name=name, tags=[name])
