@@ -94,11 +94,17 @@ def _attempt(
 
 
 def _failure(error: Exception) -> jobs.Ending:
-    # Torch has no class of its own for a processor's memory.
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if _wants_memory(error):
         return jobs.Ending("FAILED", "out_of_memory", "it needs more memory than there is")
     sentence = f"it stopped with {type(error).__name__}; the worker's log has the details"
     return jobs.Ending("FAILED", "error", sentence)
+
+
+def _wants_memory(error: Exception) -> bool:
+    # Torch's class is known by its name, for this module does without torch; the memory of a
+    # processor, and of Apple's graphics, has no class of its own.
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in ("can't allocate memory", "out of memory"))
 
 
 def _run(

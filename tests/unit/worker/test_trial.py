@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from service.artifacts import ArtifactStore
 from tests.integration.story import REFERENCE, Story
@@ -103,8 +104,23 @@ def test_a_worker_and_the_start_of_a_trial_import_neither_torch_nor_optuna() -> 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_want_of_memory_is_told_from_other_failures() -> None:
-    allocator = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
-    assert _failure(allocator).reason == _failure(MemoryError()).reason == "out_of_memory"
+# In place of torch's, which this test need not import: a RuntimeError in words of its own.
+OutOfMemoryError = type("OutOfMemoryError", (RuntimeError,), {})
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 bytes)"),
+        OutOfMemoryError("XPU: tried to allocate 9 bytes"),
+    ],
+)
+def test_want_of_memory_is_told_from_other_failures(error: Exception) -> None:
+    assert _failure(error).reason == "out_of_memory"
+
+
+def test_a_failure_names_its_class_and_no_path() -> None:
     assert _failure(KeyError("/a/path")).reason == "error"
     assert "/a/path" not in _failure(KeyError("/a/path")).sentence
