@@ -56,6 +56,8 @@ STARTS = 3
 EPOCH_SECONDS = 5.0
 PATIENCE_SECONDS = 60.0
 LIVE = ("RUNNING", "PAUSED", "QUEUED")
+# What is submitted here has a tag and keys that begin so.
+OURS = "load-"
 
 
 @final
@@ -132,8 +134,9 @@ def asked(url: str, *, seconds: float, starts: int = STARTS) -> dict[str, Any]:
                 took.append(started)
         process, address, started = stack.enter_context(serving(home, environment))
         resident = {"started": megabytes(process)}
+        remove(url, OURS)  # of a run that was interrupted
         seeded = look(url)
-        run = f"load-{uuid4().hex[:8]}"
+        run = f"{OURS}{uuid4().hex[:8]}"
         try:
             phases = asyncio.run(loaded(address, url, seeded, run, seconds, resident, process))
             kept = count(url, run, phases.pop("submitted"))
@@ -183,11 +186,14 @@ def look(url: str) -> Seeded:
     """Choose what to ask for."""
     with psycopg.connect(url) as connection:
         rows = connection.execute("SELECT id, state FROM searches ORDER BY created_at").fetchall()
+        counted = "SELECT search_id FROM trials GROUP BY search_id ORDER BY count(*) DESC LIMIT 1"
+        largest = connection.execute(counted).fetchone()
+    assert largest is not None, "there is no trial"
     return Seeded(
         searches=[row[0] for row in rows],
         live=[row[0] for row in rows if row[1] in LIVE],
         finished=[row[0] for row in rows if row[1] == "SUCCEEDED"],
-        largest=rows[-1][0],
+        largest=largest[0],
     )
 
 
@@ -208,8 +214,7 @@ async def loaded(
             for n in range(STREAMS)
         ]
         beside_all.append(asyncio.create_task(work(url, seeded.live)))
-        while heard.open < STREAMS:
-            await asyncio.sleep(0.05)
+        await all_open(heard, beside_all)
         resident["streaming"] = megabytes(process)
         found: dict[str, Any] = {}
         # As where the server has been up for a while: connections are open, rows are in memory.
@@ -251,6 +256,15 @@ async def listen(session: aiohttp.ClientSession, search_id: str, heard: Heard) -
         async for text in response.content:
             heard.messages += text.startswith(b"data:")
     heard.ended += 1
+
+
+async def all_open(heard: Heard, beside_all: Sequence[asyncio.Task[None]]) -> None:
+    """Wait until every stream is open; raise what ends one of these tasks before."""
+    while heard.open < STREAMS:
+        done, _ = await asyncio.wait(beside_all, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+            raise RuntimeError(f"one ended when {heard.open} of {STREAMS} streams were open")
 
 
 async def work(url: str, live: Sequence[str]) -> None:
@@ -349,13 +363,11 @@ def count(url: str, run: str, submitted: Mapping[str, set[str]]) -> dict[str, in
 
 
 def remove(url: str, run: str) -> None:
-    """Leave the database as it was found."""
+    """Leave the database as it was found by the runs whose names begin so."""
     with psycopg.connect(url) as connection:
-        connection.execute(
-            "DELETE FROM searches WHERE id IN (SELECT search_id FROM search_tags WHERE tag = %s)",
-            [run],
-        )
-        connection.execute("DELETE FROM idempotency WHERE key LIKE %s", [f"{run}-%"])
+        tagged = "SELECT search_id FROM search_tags WHERE tag LIKE %s"
+        connection.execute(f"DELETE FROM searches WHERE id IN ({tagged})", [f"{run}%"])
+        connection.execute("DELETE FROM idempotency WHERE key LIKE %s", [f"{run}%"])
 
 
 def megabytes(process: psutil.Process) -> float:

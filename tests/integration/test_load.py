@@ -1,5 +1,6 @@
 """Many rows and many who ask, in small; `benchmarks.load` does it in full."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -7,13 +8,13 @@ from typing import Any, get_args
 import pytest
 from sqlalchemy import Connection, event, select, text
 
-from benchmarks.load import asked
+from benchmarks.load import SPEC, Heard, all_open, asked, look
 from benchmarks.seed_database import Size, seed
 from benchmarks.seed_rows import many
 from search.spec import SearchSpec
 from service import jobs
 from service.db.session import Database
-from service.db.tables import SearchRow
+from service.db.tables import AnswerRow, SearchRow, TagRow
 from service.jobs.best import bests_of, noted_bests
 from service.jobs.transitions import trials_of
 from tests.servers import Postgres
@@ -106,8 +107,27 @@ def test_lists_of_trials_are_read_in_the_order_of_an_index(
     assert "Seq Scan" not in "".join(plans.values())
 
 
+def test_a_stream_that_cannot_be_opened_ends_the_wait_for_all() -> None:
+    async def refused() -> None:
+        raise AssertionError(503)
+
+    async def waiting() -> None:
+        tasks = [asyncio.create_task(one) for one in (refused(), asyncio.sleep(60))]
+        try:
+            await asyncio.wait_for(all_open(Heard(open=199), tasks), 5)
+        finally:
+            tasks[-1].cancel()
+
+    with pytest.raises(AssertionError, match="503"):
+        asyncio.run(waiting())
+
+
 def test_under_load_nothing_is_refused_lost_or_done_twice(seeded: str) -> None:
+    largest = look(seeded).largest
+    _leave_over(seeded)
+    assert look(seeded).largest == largest  # which is not the newest
     line = asked(seeded, seconds=0.4, starts=1)
+    assert _ours(seeded) == (0, 0)
     kept = line["submissions_kept"]
     assert kept["sent"] == kept["promised"] == kept["in_database"] == 20
     assert (kept["lost"], kept["doubled"]) == (0, 0)
@@ -115,6 +135,28 @@ def test_under_load_nothing_is_refused_lost_or_done_twice(seeded: str) -> None:
     assert {kind: line[kind]["refused"] for kind in kinds} == dict.fromkeys(kinds, 0)
     assert line["streams"]["open"] == 200
     assert line["resident_megabytes"]["loaded"] < 250
+
+
+def _leave_over(url: str) -> None:
+    """A search, and the answer that was given to its submission, as of an interrupted run."""
+    spec = SearchSpec.model_validate({**SPEC, "tags": ["load-0"]})
+    database = Database(url)
+    with database.write() as session:
+        jobs.submit(session, spec, resolved=jobs.resolve_spec(session, spec), now=datetime.now(UTC))
+        row = AnswerRow(key="load-0-7", body_sha256="0" * 64, created_at=datetime.now(UTC))
+        session.add(row)
+    database.dispose()
+    assert _ours(url) == (1, 1)
+
+
+def _ours(url: str) -> tuple[int, int]:
+    """How many searches and answers there are of `benchmarks.load`."""
+    database = Database(url)
+    with database.read() as session:
+        tags = session.scalars(select(TagRow).where(TagRow.tag.like("load-%"))).all()
+        answers = session.scalars(select(AnswerRow).where(AnswerRow.key.like("load-%"))).all()
+    database.dispose()
+    return len(tags), len(answers)
 
 
 def _newest(url: str) -> str:
