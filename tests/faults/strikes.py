@@ -186,7 +186,8 @@ def stop_beyond_the_lease(scene: Scene) -> None:
     scene.installed.wait(lambda: _left(scene, trial))
     for process in frozen:
         process.resume()
-    psutil.wait_procs(frozen[1:], timeout=STOP_SECONDS)  # it learns that it was replaced, and ends
+    _, alive = psutil.wait_procs(children, timeout=STOP_SECONDS)
+    assert not alive, alive  # it learns that it was replaced, and ends
     late = [event["state"] for event in scene.told_of(trial)]
     assert late in (["RUNNING", "LOST", "WAITING"], ["RUNNING", "LOST", "FAILED"]), late
     worker.terminate()
