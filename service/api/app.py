@@ -35,12 +35,14 @@ from service.api.routes import (
 from service.api.statuses import read_statuses
 from service.api.together import Together
 from service.dashboard import login, pages
-from service.db.session import Database
+from service.db.session import CONNECTIONS, Database
 from service.settings import Settings, get_settings
 
 # A new module of routes is listed here: the key of who asks must `read`, and `submit` to change.
 ROUTES = (searches, trials, events, artifacts, compare, catalogue, quota, workers, health)
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+# For all that needs a connection but for the time that it has a thread: polls, the door, metrics.
+SPARE_CONNECTIONS = 4
 # Whatever the method, these want a key with the scope `admin`.
 ADMINISTRATION = (keys, webhooks, audit)
 
@@ -103,8 +105,11 @@ def _include(app: FastAPI, router: APIRouter, door: Door | None) -> None:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    process.use_few_threads()
+    process.use_few_threads(CONNECTIONS)
     app.state.database = Database(app.state.settings.database)
+    # A request keeps its connection while it waits for a thread, of which there are as many as
+    # connections: were all of these such requests', none of them would ever come to an end.
+    app.state.sessions = asyncio.Semaphore(CONNECTIONS - SPARE_CONNECTIONS)
     app.state.statuses = Together(app.state.database, read_statuses)
     app.state.newsroom = Together(app.state.database, events.read_news)
     app.state.metrics.watch(app.state.database, app.state.settings)

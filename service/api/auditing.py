@@ -34,7 +34,7 @@ class Audit:
         )
 
 
-def auditing(session: Writing, asking: Asking, request_id: RequestId) -> Audit:
+async def auditing(session: Writing, asking: Asking, request_id: RequestId) -> Audit:
     """What the routes that administer are given."""
     return Audit(session, asking.label, request_id)
 

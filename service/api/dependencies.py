@@ -1,9 +1,10 @@
 """What a route is given: one session, which is one transaction, and what the request says."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 
@@ -26,15 +27,19 @@ async def settings(request: Request) -> Settings:
     return found
 
 
-def reading(rows: Annotated[Database, Depends(database)]) -> Iterator[Session]:
+async def reading(
+    request: Request, rows: Annotated[Database, Depends(database)]
+) -> AsyncIterator[Session]:
     """Give a view of the rows that does not change during the request."""
-    with rows.read() as session:
+    async with request.app.state.sessions, contextmanager_in_threadpool(rows.read()) as session:
         yield session
 
 
-def writing(rows: Annotated[Database, Depends(database)]) -> Iterator[Session]:
+async def writing(
+    request: Request, rows: Annotated[Database, Depends(database)]
+) -> AsyncIterator[Session]:
     """Give a transaction that is committed before the answer leaves."""
-    with rows.write() as session:
+    async with request.app.state.sessions, contextmanager_in_threadpool(rows.write()) as session:
         yield session
 
 
@@ -57,17 +62,18 @@ def taken_key(
     if key is None:
         yield None
         return
-    in_flight: set[str] = request.app.state.keys_in_flight
+    in_flight: set[tuple[str | None, str]] = request.app.state.keys_in_flight
+    mine = (request.state.actor.key_id, key)  # others may have come to the same one
     with request.app.state.keys_lock:
-        if key in in_flight:
+        if mine in in_flight:
             raise IdempotencyInFlight(
                 "the first request with this Idempotency-Key is being answered"
             )
-        in_flight.add(key)
+        in_flight.add(mine)
     try:
         yield key
     finally:
-        in_flight.discard(key)
+        in_flight.discard(mine)
 
 
 def content_type(request: Request) -> str:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -77,6 +78,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
+    app.add_exception_handler(PoolTimeout, _too_busy)
     app.add_exception_handler(Exception, _our_fault)
 
 
@@ -100,6 +102,12 @@ def _database_error(request: Request, error: Exception) -> Response:
         log.error("the database does not answer: %s", error.orig)
         return _service_error(request, Unavailable("the database does not answer just now"))
     raise error
+
+
+def _too_busy(request: Request, error: Exception) -> Response:
+    """No connection to the database became free in time: others wait for it too long."""
+    log.error("%s", error)
+    return _service_error(request, Unavailable("the database is asked too much just now"))
 
 
 def _spec_error(request: Request, error: Exception) -> Response:

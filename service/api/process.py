@@ -10,8 +10,6 @@ from anyio import to_thread
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# As many as a database gives connections to: more would only wait for each other.
-THREADS = 15
 # New objects, collections of these, and of those, until the next collection of each kind. Python's
 # own are for programs that hold less: they would stop all requests for .1 s every other second.
 COLLECT_AFTER = (10_000, 10, 100)
@@ -36,9 +34,9 @@ def load_app() -> "FastAPI":
     return app
 
 
-def use_few_threads() -> None:
+def use_few_threads(number: int) -> None:
     """Bound the threads of this event loop, and the pools that the C library gives them."""
-    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    to_thread.current_default_thread_limiter().total_tokens = number
     if sys.platform == "linux":
         # Each thread would keep a pool of its own, full of what its largest answer once was.
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

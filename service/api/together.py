@@ -6,9 +6,12 @@ and nobody is told what was before they asked.
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Generic, TypeVar, final
+from contextvars import Context
+from typing import Any, Generic, TypeVar, final
 
 from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from service.db.session import Database
@@ -40,7 +43,8 @@ class Together(Generic[Question, Reply]):
         if future is None:
             future = self._waiting[question] = asyncio.get_running_loop().create_future()
         if self._round is None:
-            self._round = asyncio.create_task(self._rounds())
+            # Of nobody's request: its name in the log and its span would be those of the first.
+            self._round = asyncio.create_task(self._rounds(), context=Context())
         # Who goes away takes nothing from the others.
         return await asyncio.shield(future)
 
@@ -56,10 +60,14 @@ class Together(Generic[Question, Reply]):
     async def _one_round(self, asked: Mapping[Question, asyncio.Future[Reply | None]]) -> None:
         try:
             found = await run_in_threadpool(self._look, list(asked))
-        except Exception as error:  # noqa: BLE001  (each who waits raises it, as if alone)
-            for future in asked.values():
-                future.set_exception(error)
-                future.exception()  # for whoever has gone away meanwhile
+        except (DBAPIError, PoolTimeout) as error:
+            _fail(asked, error)
+        except Exception as error:  # noqa: BLE001  (whose question it was raises it)
+            if len(asked) == 1:
+                _fail(asked, error)
+            else:
+                for question, future in asked.items():
+                    await self._one_round({question: future})
         else:
             for question, future in asked.items():
                 future.set_result(found.get(question))
@@ -70,3 +78,9 @@ class Together(Generic[Question, Reply]):
     def _look(self, questions: Sequence[Question]) -> Mapping[Question, Reply]:
         with self._rows.read() as session:
             return self._read(session, questions)
+
+
+def _fail(asked: Mapping[Any, asyncio.Future[Any]], error: Exception) -> None:
+    for future in asked.values():
+        future.set_exception(error)
+        future.exception()  # for whoever has gone away meanwhile

@@ -14,6 +14,21 @@ from service import tracing
 
 # A writer waits this long for another's transaction, each of which takes milliseconds.
 BUSY_TIMEOUT_SECONDS = 30.0
+SILENT_SECONDS = 15
+# Of each process; the API has as many threads, for more of them would only wait for each other.
+CONNECTIONS = 15
+# As long for a lock as on SQLite. A server that has vanished is given up; and the server gives up
+# who has begun a transaction and says nothing more: a process that is stopped within one would
+# keep its rows locked, so that nobody else could put its trials back.
+PATIENCE_WITH_POSTGRES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "tcp_user_timeout": 30_000,
+    "options": (
+        f"-c lock_timeout={BUSY_TIMEOUT_SECONDS:.0f}s "
+        f"-c idle_in_transaction_session_timeout={SILENT_SECONDS}s"
+    ),
+}
 
 
 @final
@@ -66,8 +81,14 @@ def _engine(url: str) -> Engine:
     if parsed.get_backend_name() != "sqlite":
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        # As many as the API has threads, kept: what comes on top would be opened for one request.
-        return create_engine(parsed, pool_pre_ping=True, pool_size=15, max_overflow=0)
+        # Kept: what comes on top would be opened for one request.
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            connect_args=PATIENCE_WITH_POSTGRES,
+        )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})

@@ -62,7 +62,7 @@ class VersionAnswer(Answer):
 
 
 @open_to_all.get("/healthz")
-def healthz() -> Alive:
+async def healthz() -> Alive:
     """Say that the process lives, whatever else is broken."""
     return Alive(status="ok")
 
@@ -92,7 +92,7 @@ def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response
 
 
 @router.get("/version")
-def version() -> VersionAnswer:
+async def version() -> VersionAnswer:
     """Say which version runs."""
     return VersionAnswer(version=version_of("matnas"), api="v1", python=platform.python_version())
 

@@ -94,20 +94,41 @@ def _in_utc(moment: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-def _as_seen(search_id: str, session: Writing, if_match: IfMatch = "") -> None:
-    if if_match:
-        view = jobs.get_search(session, search_id, now=clock(session), locked=True)
-        check_match(tag_of(lasting(SearchAnswer.model_validate(view))), if_match)
+@final
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who decides something about a search, on which request, and at what they have looked.
+
+    Nothing is asked of the database before the route asks for the cause: on SQLite all others wait
+    from then on.
+    """
+
+    session: Session
+    asking: jobs.Actor
+    request_id: str
+    if_match: str = ""
+
+    def cause(self, search_id: str) -> jobs.Cause:
+        """Begin, unless the search is not what the client has seen, if it says what that was."""
+        now = clock(self.session)
+        if self.if_match:
+            view = jobs.get_search(self.session, search_id, now=now, locked=True)
+            check_match(tag_of(lasting(SearchAnswer.model_validate(view))), self.if_match)
+        return jobs.Cause(self.asking.label, now, request_id=self.request_id)
 
 
-def _deciding(session: Writing, asking: Asking, request_id: RequestId) -> jobs.Cause:
-    return jobs.Cause(asking.label, clock(session), request_id=request_id)
+async def _deciding(session: Writing, asking: Asking, request_id: RequestId) -> Decision:
+    return Decision(session, asking, request_id)
 
 
-# That nothing has changed since the client looked, if it says at what.
-AS_SEEN = Depends(_as_seen, scope="function")
-# Who decides something about a search, when, and on which request.
-Deciding = Annotated[jobs.Cause, Depends(_deciding, scope="function")]
+async def _deciding_as_seen(
+    session: Writing, asking: Asking, request_id: RequestId, if_match: IfMatch = ""
+) -> Decision:
+    return Decision(session, asking, request_id, if_match)
+
+
+Deciding = Annotated[Decision, Depends(_deciding, scope="function")]
+DecidingAsSeen = Annotated[Decision, Depends(_deciding_as_seen, scope="function")]
 
 
 @final
@@ -211,7 +232,7 @@ async def get_search(search_id: str, request: Request, if_none_match: IfNoneMatc
 @router.patch(
     "/{search_id}",
     response_model=SearchAnswer,
-    dependencies=[Depends(json_only), AS_SEEN],
+    dependencies=[Depends(json_only)],
     responses=NOT_FOUND | CONFLICT | BODY_REFUSED | CHANGED,
 )
 def amend(
@@ -219,9 +240,10 @@ def amend(
     changes: Annotated[SearchChanges, Body()],
     session: Writing,
     installation: Installation,
-    asked: Deciding,
+    deciding: DecidingAsSeen,
 ) -> Response:
     """Change the name, the tags or the priority of a search, or give it more compute."""
+    asked = deciding.cause(search_id)
     wanted = changes.model_dump(mode="json", exclude_unset=True)
     if "compute" in wanted:
         jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
@@ -234,12 +256,17 @@ def amend(
 @router.delete(
     "/{search_id}",
     status_code=204,
-    dependencies=[AS_SEEN],
     responses=NOT_FOUND | CONFLICT | CHANGED,
 )
-def delete(search_id: str, session: Writing, installation: Installation, audit: Auditing) -> None:
+def delete(
+    search_id: str,
+    session: Writing,
+    installation: Installation,
+    deciding: DecidingAsSeen,
+    audit: Auditing,
+) -> None:
     """Delete a search that has ended: its rows, and then its files."""
-    jobs.keep_account(session, search_id, now=clock(session))
+    jobs.keep_account(session, search_id, now=deciding.cause(search_id).at)
     jobs.delete_search(session, search_id)
     audit.note("search.deleted", search_id)
     files = make_store(installation)
@@ -247,28 +274,29 @@ def delete(search_id: str, session: Writing, installation: Installation, audit: 
 
 
 @router.post("/{search_id}/cancel", status_code=202, responses=NOT_FOUND | CONFLICT)
-def cancel(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
+def cancel(search_id: str, session: Writing, deciding: Deciding) -> SearchAnswer:
     """Stop a search, keeping what is done; repeating it is harmless."""
-    return SearchAnswer.model_validate(jobs.cancel(session, search_id, asked))
+    return SearchAnswer.model_validate(jobs.cancel(session, search_id, deciding.cause(search_id)))
 
 
 @router.post("/{search_id}/kill", status_code=202, responses=NOT_FOUND | CONFLICT)
-def kill(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
+def kill(search_id: str, session: Writing, deciding: Deciding) -> SearchAnswer:
     """End the processes of a search, even if it is being cancelled; repeating it is harmless."""
-    return SearchAnswer.model_validate(jobs.kill(session, search_id, asked))
+    return SearchAnswer.model_validate(jobs.kill(session, search_id, deciding.cause(search_id)))
 
 
 @router.post("/{search_id}/pause", status_code=202, responses=NOT_FOUND | CONFLICT)
-def pause(search_id: str, session: Writing, asked: Deciding) -> SearchAnswer:
+def pause(search_id: str, session: Writing, deciding: Deciding) -> SearchAnswer:
     """Let a search rest: what runs leaves a checkpoint; repeating it is harmless."""
-    return SearchAnswer.model_validate(jobs.pause(session, search_id, asked))
+    return SearchAnswer.model_validate(jobs.pause(session, search_id, deciding.cause(search_id)))
 
 
 @router.post("/{search_id}/resume", status_code=202, responses=NOT_FOUND | CONFLICT)
 def resume(
-    search_id: str, session: Writing, installation: Installation, asked: Deciding
+    search_id: str, session: Writing, installation: Installation, deciding: Deciding
 ) -> SearchAnswer:
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
+    asked = deciding.cause(search_id)
     jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
     view = jobs.resume(session, search_id, asked)
     _hint(session, search_id, installation, asked.at)
