@@ -13,6 +13,7 @@ Reason = Literal[
     "worker_lost",
     "worker_stopped",
     "disk_full",
+    "store_away",
     "out_of_memory",
     "user_cancel",
     "user_pause",

@@ -6,14 +6,14 @@ What is kept is durable when `keep` returns, and is there wholly or not at all.
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 from urllib.parse import unquote, urlsplit
 
-from models.durable import replace_file, sync
+from models.durable import replace_file, sync, wants_room
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,15 @@ class Entry:
     modified: datetime
 
 
+class StorageAway(OSError):
+    """The storage did not answer, or takes nobody in: what was asked of it can be asked again."""
+
+
 class Storage(ABC):
-    """The port. Names are relative, with slashes; no method follows one out of the storage."""
+    """The port. Names are relative, with slashes; no method follows one out of the storage.
+
+    Where the storage is elsewhere, any method may raise StorageAway.
+    """
 
     @abstractmethod
     def holds(self, folder: Path) -> bool:
@@ -138,17 +145,22 @@ class FsspecStorage(Storage):
 
     def keep(self, local: Path, address: str) -> None:
         """Upload."""
-        self._files.put_file(str(local), self._path(address))
+        with self._asked():
+            self._files.put_file(str(local), self._path(address))
 
     def fetch(self, address: str, local: Path) -> None:
         """Download under another name, then rename."""
-        local.parent.mkdir(parents=True, exist_ok=True)
-        with self._files.open(self._path(address), "rb") as source:
-            replace_file(local, lambda temporary: _copy_from(source, temporary))
+        with self._asked():
+            source = self._files.open(self._path(address), "rb")
+        with source:
+            # Not before: where nothing has the name, a folder would pass for an attempt's files.
+            local.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(local, lambda temporary: self._download(source, temporary))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         """List the objects."""
-        found = self._files.find(self._path(prefix), detail=True)
+        with self._asked():
+            found = self._files.find(self._path(prefix), detail=True)
         for path, known in found.items():
             yield Entry(
                 str(path).removeprefix(f"{self._root}/"), int(known["size"]), _modified(known)
@@ -156,8 +168,28 @@ class FsspecStorage(Storage):
 
     def remove(self, address: str) -> None:
         """Delete the object."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._asked():
             self._files.rm_file(self._path(address))
+
+    def _download(self, source: Any, target: Path) -> None:
+        with target.open("wb") as file:
+            while chunk := self._read(source):
+                file.write(chunk)
+
+    def _read(self, source: Any) -> bytes:
+        with self._asked():
+            return bytes(source.read(1024 * 1024))
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Whatever the store's library raises means that it is away, unless it says more."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) or wants_room(error):
+                raise
+            why = f"{type(error).__name__}: {error}"
+            raise StorageAway(f"the store of files is away ({why})") from error
 
     def _path(self, address: str) -> str:
         if ".." in address.split("/"):
@@ -191,8 +223,3 @@ def _modified(known: dict[str, Any]) -> datetime:
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
     sync(target)
-
-
-def _copy_from(source: Any, target: Path) -> None:
-    with target.open("wb") as file:
-        shutil.copyfileobj(source, file, 1024 * 1024)

@@ -20,7 +20,7 @@ from service.lifecycle import Reason
 from service.settings import Settings
 from worker.identity import worker_name
 from worker.launching import Launcher, Order, TrialProcess, make_launcher
-from worker.parent import LEFT, NO_ROOM, facts
+from worker.parent import AWAY, LEFT, NO_ROOM, facts
 from worker.progress import in_transaction
 from worker.recovery import send_hints
 
@@ -188,6 +188,8 @@ class Children:
     def _why(self, code: int) -> tuple[Reason, str]:
         if code == NO_ROOM:
             return "disk_full", "there is no room for its files; it is tried again"
+        if code == AWAY:
+            return "store_away", "the store of its files did not answer; it is tried again"
         if self._stopping.is_set():
             return "worker_stopped", "its worker was stopped"
         if code == LEFT:

@@ -38,6 +38,9 @@ class Housekeeping:
                 collect(self._settings, self._database)
             except (DBAPIError, OSError) as error:
                 log.warning("the garbage was not collected to the end: %s", error)
+            except Exception:
+                # Trials go on; the next round may come further.
+                log.exception("the garbage was not collected to the end")
 
 
 def collect(settings: Settings, database: Database) -> int:

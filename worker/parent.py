@@ -10,6 +10,8 @@ from service import jobs
 PR_SET_PDEATHSIG = 1
 # With this status a trial's process says that it found no room for its files.
 NO_ROOM = os.EX_CANTCREAT
+# And with this one that the store of files did not answer.
+AWAY = os.EX_UNAVAILABLE
 # The exit status of a child that leaves its trial with a checkpoint, to be gone on with.
 LEFT = 75
 

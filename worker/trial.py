@@ -9,8 +9,8 @@ import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +24,9 @@ from service.artifacts import LIST, ArtifactStore, make_store
 from service.db.session import Database, clock
 from service.errors import ArtifactNotFound
 from service.settings import Settings, get_settings
+from service.storage import StorageAway
 from worker.keeping import Keeping
-from worker.parent import LEFT, NO_ROOM, die_with, facts
+from worker.parent import AWAY, LEFT, NO_ROOM, die_with, facts
 from worker.progress import RowProgress, in_transaction
 
 # What the measurement writes beside the networks that it measures.
@@ -74,6 +75,10 @@ def _attempt(
             # No fault of the trial's: the worker gives it back, and it goes on when there is room.
             log.exception("there is no room for the trial's files")
             sys.exit(NO_ROOM)
+        if isinstance(error, StorageAway):
+            # Nor is this: it goes on from its files when they can be had again.
+            log.exception("the store of the trial's files is away")
+            sys.exit(AWAY)
         _end(claim, progress, settings, database, _failure(error))
         raise
     if outcome.state == "CANCELLED" and progress.leaving:
@@ -141,14 +146,31 @@ def _uploads(claim: jobs.Claim, store: ArtifactStore) -> Path:
 
 def _keep(claim: jobs.Claim, outcome: TrialOutcome, store: ArtifactStore) -> None:
     folder = store.attempt(claim.search_id, claim.planned.number, claim.attempt)
-    if outcome.state == "COMPLETE":
-        for checkpoint in folder.glob("checkpoint*.safetensors"):
-            checkpoint.unlink()  # nobody goes on from here
-    store.save(claim.search_id, claim.planned.number, claim.attempt)
+    # From a complete trial's nobody goes on, unless the store takes none of its files now.
+    complete = outcome.state == "COMPLETE"
+    done = list(folder.glob("checkpoint*.safetensors")) if complete else []
+    while store.is_local and done:
+        done.pop().unlink()  # their room may be what the list of the others needs
+    with _set_aside(done):
+        store.save(claim.search_id, claim.planned.number, claim.attempt)
     if claim.planned.kind == "measurement":
         for past in claim.history:
             if past.state == "COMPLETE":
                 store.save(claim.search_id, past.planned.number, past.attempt)
+
+
+@contextmanager
+def _set_aside(files: Sequence[Path]) -> Iterator[None]:
+    """Hide files, and remove them at the end; after an error they are there again."""
+    hidden = {path: path.replace(path.with_name(f".{path.name}")) for path in files}
+    try:
+        yield
+    except BaseException:
+        for path, aside in hidden.items():
+            aside.replace(path)
+        raise
+    for aside in hidden.values():
+        aside.unlink()
 
 
 def _proposed(

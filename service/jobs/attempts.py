@@ -208,7 +208,8 @@ def release(
 ) -> bool:
     """Say that an attempt's process is gone: `worker_lost` counts as a loss, others do not.
 
-    After `disk_full` the next hint waits as if one had just been sent: there may be room by then.
+    After `disk_full` and `store_away` the next hint waits as if one had just been sent: there may
+    be room by then, or an answer.
 
     False if the attempt had already ended or had been replaced.
     """
@@ -223,7 +224,7 @@ def release(
     if reason == "worker_lost":
         moved = lose(session, trial, cause, max_attempts=max_attempts)
     else:
-        later = {"hinted_at": now} if reason == "disk_full" else {}
+        later = {"hinted_at": now} if reason in {"disk_full", "store_away"} else {}
         moved = put_back(session, trial, cause, **later)
     if moved:
         advance(session, search, cause)

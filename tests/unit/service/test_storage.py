@@ -1,6 +1,7 @@
 """What is kept comes back as it was: from a folder, from fsspec, from an S3 of the test's own."""
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -8,9 +9,11 @@ from uuid import uuid4
 import pytest
 from moto.server import ThreadedMotoServer
 
+from models.durable import DiskFull
 from service.artifacts import LIST, ArtifactStore
 from service.errors import ArtifactDamaged, ArtifactNotFound
-from service.storage import FolderStorage, FsspecStorage, make_storage
+from service.storage import FolderStorage, FsspecStorage, StorageAway, make_storage
+from tests.closing import Unreachable, closing_storage
 from tests.unit.service.test_artifacts import WHOLE, put
 
 WHERE = ("srch_1", 0, 1)
@@ -152,3 +155,56 @@ def test_folders_that_become_empty_are_removed(tmp_path: Path) -> None:
     storage.keep(tmp_path / "file", "searches/two/file")
     storage.remove("searches/one/file")
     assert [path.name for path in (tmp_path / "kept/searches").iterdir()] == ["two"]
+
+
+def test_a_store_that_does_not_answer_is_away_whatever_its_library_raises(tmp_path: Path) -> None:
+    storage, files = closing_storage()
+    (tmp_path / "file").write_text("text")
+    storage.keep(tmp_path / "file", "a/file")
+    files.closed = True
+    asked: list[Callable[[], object]] = [
+        lambda: storage.keep(tmp_path / "file", "a/file"),
+        lambda: storage.fetch("a/file", tmp_path / "copy"),
+        lambda: list(storage.entries("a")),
+        lambda: storage.remove("a/file"),
+    ]
+    for ask in asked:
+        with pytest.raises(StorageAway, match="Unreachable: could not connect"):
+            ask()
+    files.closed = False
+    with pytest.raises(FileNotFoundError):
+        storage.fetch("a/other", tmp_path / "made/copy")
+    assert not (tmp_path / "made").exists()
+    storage.fetch("a/file", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "text"
+
+
+def test_a_store_that_goes_away_while_it_is_read_leaves_no_half_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, files = closing_storage()
+    (tmp_path / "file").write_text("text")
+    storage.keep(tmp_path / "file", "a/file")
+
+    def fail(*_: object) -> bytes:
+        raise Unreachable("reset")
+
+    monkeypatch.setattr(type(files.store[f"{storage._root}/a/file"]), "read", fail)
+    with pytest.raises(StorageAway):
+        storage.fetch("a/file", tmp_path / "into/copy")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_no_room_here_is_not_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, _ = closing_storage()
+    (tmp_path / "file").write_text("text")
+    storage.keep(tmp_path / "file", "a/file")
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "replace", fill)
+    with pytest.raises(DiskFull):
+        storage.fetch("a/file", tmp_path / "copy")
