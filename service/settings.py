@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -27,6 +28,8 @@ from pydantic_settings import (
 )
 
 from service.quota import Quota
+
+BROKERS = ("filesystem://", "redis://", "rediss://")
 
 
 def _listed(text: object) -> object:
@@ -47,6 +50,12 @@ def _from_files(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def _a_broker(url: str) -> str:
+    if not url.startswith(BROKERS):
+        raise ValueError(f"a broker is one of {', '.join(BROKERS)}, with what follows")
+    return url
+
+
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed)]
 
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_listed)]
@@ -63,7 +72,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     # Of the user that the URL names, where it does not say.
     database_password: SecretStr | None = None
-    broker_url: str = "filesystem://"
+    broker_url: Annotated[str, AfterValidator(_a_broker)] = "filesystem://"
     # Where files are kept, `home` unless it is set: a folder, or a store as in s3://bucket/prefix.
     artifacts_url: str = ""
     host: str = "127.0.0.1"

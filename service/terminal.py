@@ -207,7 +207,8 @@ def keys_table(keys: Sequence[KeyLike]) -> Table:
     """Every key, without its secret."""
     table = _table("keys")
     for heading in ("id", "name", "scopes", "made", "expires", "revoked"):
-        table.add_column(heading, no_wrap=heading != "name")
+        # Whole in any width: `matnas keys revoke` wants it.
+        table.add_column(heading, no_wrap=heading == "id", min_width=16 if heading == "id" else 5)
     for key in keys:
         moments = (
             "" if one is None else f"{one:%Y-%m-%d %H:%M}"

@@ -110,7 +110,8 @@ def amend(session: Session, search_id: str, changes: Mapping[str, Any], asked: C
         search.spec = after.model_dump(mode="json")
         session.flush()
         cause = asked.because("", f"the client changed {', '.join(changed)}")
-        append_event(session, search_id, "search", search.state, cause)
+        # Its state is what it was: who waits for that, as webhooks do, is not told again.
+        append_event(session, search_id, "change", search.state, cause)
     return get_search(session, search_id, now=asked.at)
 
 

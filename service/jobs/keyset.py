@@ -81,14 +81,16 @@ class Order:
             name, value, unique = json.loads(
                 base64.b64decode(padded.encode(), b"-_", validate=True)
             )
+            if name != self.name and isinstance(name, str):
+                raise QueryRefused(
+                    f"the cursor is of a list sorted by {name}, and this one is by {self.name}: "
+                    "keep the order, or begin again without it",
+                    field="cursor",
+                )
             found = None if value is None else _read_as(self.kind, value)
             place = found, _read_as(self.unique_kind, unique)
         except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
             raise refused from error
-        if name != self.name:
-            raise QueryRefused(
-                "the cursor is of a list in another order; begin again without it", field="cursor"
-            )
         return place
 
 

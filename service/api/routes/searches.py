@@ -50,7 +50,7 @@ from service.api.documented import (
     NOT_MODIFIED,
 )
 from service.api.door import Asking
-from service.api.paging import Cursor, Limit, next_link
+from service.api.paging import Cursor, Limit, next_link, once_each
 from service.api.schemas import (
     FrontAnswer,
     ImportancesAnswer,
@@ -196,7 +196,7 @@ def clone(
     return asked.once(named, lambda: _spec(jobs.cloned(session, search_id, changes)))
 
 
-@router.get("")
+@router.get("", dependencies=[Depends(once_each)])
 def list_searches(
     request: Request, session: Reading, wanted: Annotated[SearchQuery, Query()]
 ) -> SearchList:
@@ -245,9 +245,9 @@ def amend(
     """Change the name, the tags or the priority of a search, or give it more compute."""
     asked = deciding.cause(search_id)
     wanted = changes.model_dump(mode="json", exclude_unset=True)
+    view = jobs.amend(session, search_id, wanted, asked)
     if "compute" in wanted:
         jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
-    view = jobs.amend(session, search_id, wanted, asked)
     _hint(session, search_id, installation, asked.at)
     answer = SearchAnswer.model_validate(view)
     return tagged(answer.model_dump_json(), "", lasting=lasting(answer))
@@ -297,8 +297,8 @@ def resume(
 ) -> SearchAnswer:
     """Let a paused search go on from its checkpoints; repeating it is harmless."""
     asked = deciding.cause(search_id)
-    jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
     view = jobs.resume(session, search_id, asked)
+    jobs.check_going_on(session, search_id, installation.quota, now=asked.at)
     _hint(session, search_id, installation, asked.at)
     return SearchAnswer.model_validate(view)
 

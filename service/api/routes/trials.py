@@ -2,7 +2,7 @@
 
 from typing import Annotated, final
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from models.drawing import draw
@@ -11,7 +11,7 @@ from service import jobs
 from service.api.conditional import IfNoneMatch, tagged
 from service.api.dependencies import Reading
 from service.api.documented import NOT_FOUND, NOT_MODIFIED
-from service.api.paging import Cursor, Limit, next_link
+from service.api.paging import Cursor, Limit, next_link, once_each
 from service.api.schemas import CurvesAnswer, StructureAnswer, TrialAnswer, TrialList
 from service.db.session import clock
 
@@ -46,7 +46,7 @@ class TrialQuery(BaseModel):
     limit: Limit = 100
 
 
-@router.get("")
+@router.get("", dependencies=[Depends(once_each)])
 def list_trials(
     search_id: str, request: Request, session: Reading, wanted: Annotated[TrialQuery, Query()]
 ) -> TrialList:

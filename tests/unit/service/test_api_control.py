@@ -124,6 +124,7 @@ def test_a_search_is_renamed_and_tagged_anew_even_when_it_has_ended(service: Ser
     assert same.status_code == 200
     events = service.http.get(f"/searches/{search_id}/events?after=0").json()["items"]
     assert events[-1]["sentence"] == "the client changed name, tags, priority"
+    assert events[-1]["kind"] == "change"  # or webhooks would be told again that it has ended
     assert amend(service, search_id, {"name": None}).json()["name"] is None
     assert amend(service, search_id, {}).json()["tags"] == ["new"]
 
@@ -275,7 +276,15 @@ def test_a_cursor_is_of_one_order(service: Service) -> None:
     cursor = page["next"].partition("cursor=")[2]
     answer = service.http.get(f"/searches?tag=ordered&sort=name&cursor={cursor}")
     assert (answer.status_code, answer.json()["field"]) == (422, "cursor")
-    assert "another order" in answer.json()["detail"]
+    assert "sorted by -created_at" in answer.json()["detail"]
+    worst = f"/searches/{service.submit()}/trials?sort=cost&cursor={cursor}"  # of another kind, too
+    assert "sorted by -created_at" in service.http.get(worst).json()["detail"]
+
+
+@pytest.mark.parametrize("list_of", ["/searches", "/searches/srch_0/trials"])
+def test_a_filter_takes_one_value(service: Service, list_of: str) -> None:
+    answer = service.http.get(f"{list_of}?state=RUNNING&limit=5&state=WAITING")
+    assert (answer.status_code, answer.json()["field"]) == (422, "state")
 
 
 def test_workers_say_what_they_do(service: Service) -> None:

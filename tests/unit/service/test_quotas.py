@@ -99,7 +99,8 @@ def test_an_idempotency_key_is_its_sender_s(service: Service) -> None:
 def test_computing_is_counted_by_the_day(service: Service) -> None:
     quota = Quota(compute_seconds_a_day=0.001, live_searches=None)
     with client(service, quota) as one:
-        search_id = one.post("/searches", json=SPEC).json()["id"]
+        search_id, paused = (one.post("/searches", json=SPEC).json()["id"] for _ in range(2))
+        one.post(f"/searches/{paused}/pause").raise_for_status()
         claim = begin(service, search_id, 0)
         end(service, claim, jobs.Ending("FAILED", reason="error", sentence="it broke"))
         answer = one.post("/searches", json=SPEC)
@@ -107,11 +108,11 @@ def test_computing_is_counted_by_the_day(service: Service) -> None:
         assert 0 < int(answer.headers["retry-after"]) <= 86400
         assert one.get("/quota").json()["day_ends_at"].endswith("T00:00:00Z")
         more = {"compute": {"trials": 3}}
-        refused(one.patch(f"/searches/{search_id}", json=more), "are spent today")
-        refused(one.post(f"/searches/{search_id}/resume"), "are spent today")
         with client(service) as other:  # it would be on the account of the first
-            refused(other.post(f"/searches/{search_id}/resume"), "are spent today")
-            refused(other.patch(f"/searches/{search_id}", json=more), "are spent today")
+            for asking in (one, other):
+                refused(asking.patch(f"/searches/{paused}", json=more), "are spent today")
+                refused(asking.post(f"/searches/{paused}/resume"), "are spent today")
+        assert one.post(f"/searches/{search_id}/resume").status_code == 409  # and not tomorrow
         # Deleting the evidence gives nothing back.
         for _ in range(2):
             before = one.get("/quota").json()["compute_seconds_a_day"]

@@ -26,6 +26,12 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.lease_seconds == 90
 
 
+def test_a_broker_that_is_none_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MATNAS_BROKER_URL", "foo://x")
+    with pytest.raises(ValidationError, match="redis://"):
+        Settings()
+
+
 @pytest.mark.parametrize("text", ["a.lan, b.lan", '["a.lan", "b.lan"]', "b.lan,a.lan,"])
 def test_hosts_are_listed_as_people_write_them(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("MATNAS_ALLOWED_HOSTS", text)
