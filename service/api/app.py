@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from service import logs, tracing
 from service.api import problems, process
 from service.api.documented import EVERYWHERE, describe
-from service.api.door import ANSWERS, Door, OpenDoor
+from service.api.door import ANSWERS, Door, OpenDoor, read_keys
 from service.api.head import HeadAnswers
 from service.api.metrics import Metrics
 from service.api.rate import RateLimit
@@ -110,6 +110,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # A request keeps its connection while it waits for a thread, of which there are as many as
     # connections: were all of these such requests', none of them would ever come to an end.
     app.state.sessions = asyncio.Semaphore(CONNECTIONS - SPARE_CONNECTIONS)
+    app.state.keys = Together(app.state.database, read_keys)
     app.state.statuses = Together(app.state.database, read_statuses)
     app.state.newsroom = Together(app.state.database, events.read_news)
     app.state.metrics.watch(app.state.database, app.state.settings)

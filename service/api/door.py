@@ -1,6 +1,7 @@
 """Who asks, and whether they may: what stands before every route but the few that are open."""
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Any, final
@@ -11,7 +12,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.orm import Session
 
 from service import jobs
+from service.api.rate import RateLimit
 from service.api.requests import SAFE_METHODS
+from service.api.together import Together
 from service.credentials import Scope, fingerprint
 from service.dashboard.login import COOKIE, check_origin
 from service.db.session import Database, clock
@@ -50,24 +53,18 @@ class Door:
 
     async def __call__(self, request: Request, presented: Presented) -> None:
         """Let a request in, or raise KeyRefused or ScopeMissing."""
-        nameless = presented is None and COOKIE not in request.cookies
-        if nameless and _from_this_machine(request) and OpenDoor.of(request).is_known():
-            request.state.actor = jobs.ANYBODY
+        if presented is not None:
+            actor = await _holder(request, presented.credentials)
+        elif _needs_no_key(request):
+            actor = jobs.ANYBODY
         else:
-            request.state.actor = await run_in_threadpool(self._known, request, presented)
-
-    def _known(
-        self, request: Request, presented: HTTPAuthorizationCredentials | None
-    ) -> jobs.Actor:
-        rows: Database = request.app.state.database
-        needed = self._scope or ("read" if request.method in SAFE_METHODS else "submit")
-        with rows.read() as session:
-            actor = _actor(request, session, presented)
+            actor = await run_in_threadpool(_visitor, request)
         if actor.key_id is not None:
-            request.app.state.rate_limit.take(actor.key_id)
+            await _count(request, actor.key_id)
+        needed = self._scope or ("read" if request.method in SAFE_METHODS else "submit")
         if needed not in actor.scopes:
             raise ScopeMissing(f"the key {actor.key_id} lacks the scope {needed}")
-        return actor
+        request.state.actor = actor
 
 
 @final
@@ -105,22 +102,54 @@ async def actor(request: Request) -> jobs.Actor:
 Asking = Annotated[jobs.Actor, Depends(actor)]
 
 
-def _actor(
-    request: Request, session: Session, presented: HTTPAuthorizationCredentials | None
-) -> jobs.Actor:
-    if presented is not None:
-        key = jobs.key_of(session, presented.credentials, now=clock(session))
-        return jobs.Actor(key.id, frozenset(key.scopes))
-    if token := request.cookies.get(COOKIE):
-        shown = jobs.key_of_session(session, token, now=clock(session))
-        if shown is not None:
-            if request.method not in SAFE_METHODS:
-                check_origin(request.headers)
-            return jobs.Actor(shown.id, frozenset(shown.scopes), fingerprint(token))
-    if _from_this_machine(request) and not jobs.any_key(session):
-        OpenDoor.of(request).seen()
-        return jobs.ANYBODY
+def read_keys(session: Session, texts: Sequence[str]) -> Mapping[str, jobs.KeyView | KeyRefused]:
+    """Whose keys these are, or why they open nothing: asked of the rows for every request."""
+    found: dict[str, jobs.KeyView | KeyRefused] = {}
+    now = clock(session)
+    for text in texts:
+        try:
+            found[text] = jobs.key_of(session, text, now=now)
+        except KeyRefused as refused:
+            found[text] = refused
+    return found
+
+
+async def _holder(request: Request, text: str) -> jobs.Actor:
+    keys: Together[str, jobs.KeyView | KeyRefused] = request.app.state.keys
+    key = await keys.ask(text)
+    assert key is not None
+    if isinstance(key, KeyRefused):
+        raise KeyRefused(key.sentence)
+    return jobs.Actor(key.id, frozenset(key.scopes))
+
+
+async def _count(request: Request, key_id: str) -> None:
+    limit: RateLimit = request.app.state.rate_limit
+    if limit.asks_redis:
+        await run_in_threadpool(limit.take, key_id)
+    else:
+        limit.take(key_id)
+
+
+def _visitor(request: Request) -> jobs.Actor:
+    """Who comes without a key: with a session, or from this machine while there are no keys."""
+    rows: Database = request.app.state.database
+    with rows.read() as session:
+        if token := request.cookies.get(COOKIE):
+            shown = jobs.key_of_session(session, token, now=clock(session))
+            if shown is not None:
+                if request.method not in SAFE_METHODS:
+                    check_origin(request.headers)
+                return jobs.Actor(shown.id, frozenset(shown.scopes), fingerprint(token))
+        if _from_this_machine(request) and not jobs.any_key(session):
+            OpenDoor.of(request).seen()
+            return jobs.ANYBODY
     raise KeyRefused(NO_KEY)
+
+
+def _needs_no_key(request: Request) -> bool:
+    open_door = OpenDoor.of(request).is_known() and COOKIE not in request.cookies
+    return open_door and _from_this_machine(request)
 
 
 def _from_this_machine(request: Request) -> bool:

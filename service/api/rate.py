@@ -43,6 +43,11 @@ class RateLimit:
             self._shared = Limiter(storage)
         self._away_until = 0.0
 
+    @property
+    def asks_redis(self) -> bool:
+        """Whether to count is to wait."""
+        return self._shared is not None and self._item is not None
+
     def take(self, key_id: str) -> None:
         """Count a request, or raise RateLimited where there have been too many."""
         item = self._item

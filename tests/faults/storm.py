@@ -76,6 +76,8 @@ def check(scene: Scene, expected: Any) -> list[dict[str, Any]]:
         and event["trial_number"] is not None
     )
     assert ends == dict.fromkeys(range(search["progress"]["total"]), 1), ends
+    failed = [event for event in events if event["state"] == "FAILED"]
+    assert not failed, (failed, scene.installed.logs())
     done: set[int] = set()
     for event in events:
         assert event["trial_number"] not in done, f"after its end: {event}"
