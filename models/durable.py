@@ -8,8 +8,12 @@ from threading import get_ident
 
 # What the system says where there is no room: on the disk, in a quota, below a limit of size.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Libraries that write by themselves put it into words of their own.
-_IN_WORDS = (*(f"os error {number})" for number in _NO_ROOM), "file write failed", "unexpected pos")
+# Libraries that write by themselves put it into words of their own; shutil does of several files.
+_IN_WORDS = (
+    *(f"os error {number})" for number in _NO_ROOM),
+    *(f"[Errno {number}]" for number in _NO_ROOM),
+    *("file write failed", "unexpected pos"),
+)
 
 
 class DiskFull(OSError):
@@ -36,7 +40,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 def wants_room(error: BaseException) -> bool:
     """Whether a write failed only because there was no room for it."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _NO_ROOM
     return any(words in str(error) for words in _IN_WORDS)
 

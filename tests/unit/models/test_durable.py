@@ -2,6 +2,7 @@
 
 import errno
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,17 @@ def test_other_failures_are_not_taken_for_want_of_room(tmp_path: Path) -> None:
         replace_file(tmp_path / "file", lambda path: tmp_path.write_text("text"))
     assert wants_room(OSError(errno.EDQUOT, "quota"))
     assert not wants_room(RuntimeError("anything else"))
+    assert not wants_room(OSError("anything else"))
+
+
+def test_a_folder_that_found_no_room_is_told_by_its_files(tmp_path: Path) -> None:
+    for folder, name in (("from", "large"), ("to", "")):
+        (tmp_path / folder / name).mkdir(parents=True)
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    (tmp_path / "from" / "file").write_bytes(b"0" * 10_000)
+    (tmp_path / "to" / "file").symlink_to(full)
+    with pytest.raises(shutil.Error) as refused:
+        shutil.copytree(tmp_path / "from", tmp_path / "to", dirs_exist_ok=True)
+    assert wants_room(refused.value)
