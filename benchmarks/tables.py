@@ -187,7 +187,8 @@ points of curves, with 200 event streams open all the time. Requests are sent at
 were fixed beforehand, and are timed from those moments. Beside it, on the same server, one process
 of MLflow and one of optuna-dashboard: a run's status and the 50 best; what is new in a study, and
 all of its trials, which is what its page asks for. Ours: the status of one search with 10,000
-trials, and its 50 best.""",
+trials, and its 50 best. No keys, as on loopback. The rivals' rows here are of another run of the
+day.""",
         load_tables.load,
     ),
     "overhead": (

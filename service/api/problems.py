@@ -20,6 +20,7 @@ from service.api.sentences import Fault, faults
 from service.dashboard import login, pages
 from service.db.session import tables_are_missing
 from service.errors import ServiceError, Unavailable
+from service.storage import StorageAway
 
 SEARCH_SCHEMA = SearchSpec.model_json_schema()
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
@@ -79,6 +80,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(DBAPIError, _database_error)
     app.add_exception_handler(PoolTimeout, _too_busy)
+    app.add_exception_handler(StorageAway, _storage_away)
     app.add_exception_handler(Exception, _our_fault)
 
 
@@ -108,6 +110,11 @@ def _too_busy(request: Request, error: Exception) -> Response:
     """No connection to the database became free in time: others wait for it too long."""
     log.error("%s", error)
     return _service_error(request, Unavailable("the database is asked too much just now"))
+
+
+def _storage_away(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    return _service_error(request, Unavailable("the store of files does not answer just now"))
 
 
 def _spec_error(request: Request, error: Exception) -> Response:

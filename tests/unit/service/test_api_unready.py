@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from service.api.routes import artifacts
+from service.storage import StorageAway
 from tests.serving import serving
 
 
@@ -34,3 +36,16 @@ def test_a_database_that_is_away_is_no_fault_of_ours(tmp_path: Path) -> None:
         ready = service.http.get("/readyz").json()
         assert (ready["database"], ready["migrations"]) == ("failing", "failing")
         assert ready["remedies"][0].startswith("the database does not answer")
+
+
+def test_a_store_that_is_away_is_no_fault_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageAway("s3://bucket does not answer")
+
+    monkeypatch.setattr(artifacts, "make_store", away)
+    with serving(tmp_path) as service:
+        answer = service.http.get(f"/searches/{service.submit()}/artifacts")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert "the store of files" in answer.json()["detail"]
