@@ -1,5 +1,6 @@
 """Many who decide about one search at once wait for each other, and stop nobody else."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import httpx
 import psycopg
 import pytest
 
+from service.api.app import SPARE_CONNECTIONS
 from service.db.session import CONNECTIONS
 from tests.servers import Postgres
 from tests.serving import Service, serving
@@ -64,8 +66,10 @@ def test_the_process_lives_while_all_wait_for_the_database(service: Service) -> 
         waiting = [
             pool.submit(httpx.post, cancel, timeout=25, trust_env=False) for _ in range(AT_ONCE)
         ]
-        while _busy(service) < CONNECTIONS:
-            pass
+        until = time.monotonic() + 20
+        while _busy(service) < CONNECTIONS - SPARE_CONNECTIONS:
+            assert time.monotonic() < until, "not all have come to wait"
+            time.sleep(0.05)
         assert httpx.get(f"{service.url}/healthz", timeout=SOON, trust_env=False).is_success
         lock.rollback()
         assert {one.result().status_code for one in waiting} == {202}
