@@ -327,9 +327,9 @@ def submissions(run: str, draw: random.Random, number: int) -> list[Ask]:
     ]
     again = [n for n in range(number) if draw.random() < REPEATED]
     for place in reversed(again):
-        # Which is in conflict where the first is still being answered.
-        second = replace(asks[place], statuses=(202, 409))
-        asks.insert(min(len(asks), place + SUBMISSIONS_A_SECOND), second)
+        # Whichever comes later is in conflict while the other is being answered.
+        asks[place] = replace(asks[place], statuses=(202, 409))
+        asks.insert(min(len(asks), place + SUBMISSIONS_A_SECOND), asks[place])
     return asks
 
 
