@@ -77,6 +77,7 @@ def download(
     if exported := EXPORTED.fullmatch(artifact_id):
         search_id, number, name = exported["search"], int(exported["number"]), exported["name"]
         trial = jobs.get_trial(session, search_id, number, now=clock(session))
+        session.rollback()  # a store may take longer than a transaction may be silent
         found = {
             file.name.removeprefix("export/"): file
             for file in store.exports(search_id, number, trial.attempt)
@@ -86,6 +87,7 @@ def download(
         path, filename, sha256 = store.fetch(found[name]), name, found[name].sha256
     else:
         uploaded = jobs.get_artifact(session, artifact_id)
+        session.rollback()
         path, sha256 = store.upload(uploaded.id), uploaded.sha256
         filename = f"{artifact_id}.safetensors"
     headers = {"ETag": f'"{sha256}"', "Repr-Digest": repr_digest(sha256)}
@@ -100,9 +102,11 @@ def download(
 def files(search_id: str, session: Reading, installation: Installation) -> FileList:
     """List the files that the trials of a search have exported, and its report."""
     store = make_store(installation)
+    trials = jobs.list_trials(session, search_id, now=clock(session))
+    session.rollback()  # as above
     found = [
         _file(search_id, trial.number, file)
-        for trial in jobs.list_trials(session, search_id, now=clock(session))
+        for trial in trials
         if trial.state == "COMPLETE"
         for file in store.exports(search_id, trial.number, trial.attempt)
     ]
