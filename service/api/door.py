@@ -55,7 +55,7 @@ class Door:
         """Let a request in, or raise KeyRefused or ScopeMissing."""
         if presented is not None:
             actor = await _holder(request, presented.credentials)
-        elif _needs_no_key(request):
+        elif _is_known_to_be_open(request):
             actor = jobs.ANYBODY
         else:
             actor = await run_in_threadpool(_visitor, request)
@@ -147,9 +147,9 @@ def _visitor(request: Request) -> jobs.Actor:
     raise KeyRefused(NO_KEY)
 
 
-def _needs_no_key(request: Request) -> bool:
-    open_door = OpenDoor.of(request).is_known() and COOKIE not in request.cookies
-    return open_door and _from_this_machine(request)
+def _is_known_to_be_open(request: Request) -> bool:
+    nameless = COOKIE not in request.cookies
+    return nameless and _from_this_machine(request) and OpenDoor.of(request).is_known()
 
 
 def _from_this_machine(request: Request) -> bool:

@@ -14,12 +14,12 @@ from service import tracing
 
 # A writer waits this long for another's transaction, each of which takes milliseconds.
 BUSY_TIMEOUT_SECONDS = 30.0
+# The server gives up who has begun a transaction and says nothing for so long: a process that is
+# stopped within one would keep its rows locked, so that nobody else could put its trials back.
 SILENT_SECONDS = 15
 # Of each process; the API has as many threads, for more of them would only wait for each other.
 CONNECTIONS = 15
-# As long for a lock as on SQLite. A server that has vanished is given up; and the server gives up
-# who has begun a transaction and says nothing more: a process that is stopped within one would
-# keep its rows locked, so that nobody else could put its trials back.
+# As long for a lock as on SQLite; and a server that has vanished is given up.
 PATIENCE_WITH_POSTGRES = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
